@@ -1,0 +1,113 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# What can be set on the command line:
+PYTHON ?= python3# for the virtual environment
+INVENTORY ?= playbooks/inventory/sandbox.yml# open-agora: the hosts
+ARGS ?=# open-agora, sanity, unit, scenario: further arguments of the command
+NAME ?= nftables# scenario: which one
+
+VENV := .venv
+SCENARIOS := iptables nftables
+SUITES := bookworm trixie
+STAGES := lint unit sanity docs package demo images $(addprefix scenario-,$(SCENARIOS))
+
+# What Debian calls the commands that a sandbox is made of, and what the tools of `make test` need.
+SANDBOX_PACKAGES := python3 nftables iptables iproute2 util-linux mount hostname
+TEST_PACKAGES = $(SANDBOX_PACKAGES) git file $(shell sed '/^#/d' tests/images/host-packages.txt)
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Ansible insists on UTF-8, and not every machine has the locale that its environment names.
+export LC_ALL := C.UTF-8
+
+.PHONY: help open-agora sandbox-stop test lint format unit sanity docs package demo images scenario benchmark \
+	readme venv venv-dev system system-dev clean $(addprefix scenario-,$(SCENARIOS))
+
+help: ## Show this list (also without a target)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+## Use
+
+open-agora: system venv ## Open what the SDKs need, on a throwaway host or on INVENTORY=hosts.yml with ARGS='-e agora_sdks=web'
+	ansible-playbook open-agora.yml --inventory $(INVENTORY) $(ARGS)
+
+sandbox-stop: venv ## End the throwaway hosts
+	python plugins/connection/sandbox.py stop
+
+## Check
+
+test: system-dev venv-dev ## Run every check, the fast ones first
+	@tests/tools/stages $(STAGES)
+
+lint: venv-dev ## Format, types, YAML, Ansible, licences, changelog
+	ruff check
+	ruff format --check
+	mypy
+	yamllint --strict .
+	ansible-lint
+	reuse lint --lines
+	antsibull-changelog lint
+
+unit: venv-dev ## Unit tests; ARGS='-k ports' chooses
+	pytest $(ARGS)
+
+sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
+	python tests/tools/sanity.py $(ARGS)
+
+docs: venv-dev ## What ansible-doc shows is complete
+	pytest tests/repository/test_docs.py
+
+package: system-dev venv-dev ## Build, install and use the collection without the checkout
+	pytest tests/repository/test_package.py
+
+demo: system-dev venv-dev ## The two commands of the quick start, on a fresh throwaway host
+	pytest tests/repository/test_demo.py
+
+images: system-dev ## Make the images of the test hosts
+	$(SUDO) $(PYTHON) tests/images/build $(SUITES)
+
+scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables or NAME=nftables
+
+$(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
+	cd extensions && $(SUDO) env PATH="$(PATH)" molecule test --scenario-name $* $(ARGS)
+
+benchmark: venv-dev ## Time the collection against a loop of ansible.builtin.iptables
+	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py
+
+## Change
+
+format: venv-dev ## Format the Python files
+	ruff check --fix
+	ruff format
+
+readme: venv-dev ## Write the generated tables of the READMEs
+	python tests/tools/readme.py
+
+## Set up
+
+venv: $(VENV)/.runtime ## The virtual environment with what open-agora needs
+venv-dev: $(VENV)/.dev ## The virtual environment with what test needs
+
+system: ## The Debian packages that open-agora needs
+	@tests/tools/packages $(SANDBOX_PACKAGES)
+
+system-dev: ## The Debian packages that test needs
+	@tests/tools/packages $(TEST_PACKAGES)
+
+clean: ## Remove what the other targets made, images of test hosts excepted
+	$(SUDO) rm -rf $(VENV) .ansible .cache openagora-firewall-*.tar.gz
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/tools/packages python3-venv
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/bin/pip
+	pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/pip
+	pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $(VENV)/.runtime $@

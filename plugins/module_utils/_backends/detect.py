@@ -1,0 +1,55 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which firewall is in force on a host."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from .contract import BackendError
+from .iptables import Iptables
+from .nftables import Nftables
+
+if t.TYPE_CHECKING:
+    from .contract import Backend, Host
+
+__all__ = ["BACKENDS", "choose"]
+
+# In the order in which they are looked for: what is in force through nftables is not seen by iptables' commands.
+BACKENDS: dict[str, Backend[t.Any, t.Any]] = {backend.name: backend for backend in (Nftables(), Iptables())}
+
+
+def _manager(host: Host) -> str:
+    """The firewall manager that is active and owns the rules, empty when there is none."""
+    if host.run(["systemctl", "is-active", "--quiet", "firewalld.service"]).code == 0:
+        return "firewalld"
+    enabled = re.search(r"^ENABLED=[\"']?yes", host.read("/etc/ufw/ufw.conf") or "", re.MULTILINE)
+    return "ufw" if enabled and host.which("ufw") else ""
+
+
+def choose(host: Host, name: str) -> tuple[Backend[t.Any, t.Any], str]:
+    """The backend of this name, or with `auto` of the firewall in force, and why it is the one. Raises BackendError."""
+    installed = {key: backend for key, backend in BACKENDS.items() if backend.available(host)}
+    if name != "auto":
+        if name not in installed:
+            found = ", ".join(installed) or "none"
+            raise BackendError(
+                f"backend {name} is not installed on this host; installed: {found}. Install it, or use backend: auto"
+            )
+        return installed[name], "asked for"
+    manager = _manager(host)
+    if manager:
+        raise BackendError(
+            f"{manager} is in force on this host, and rules beside it would be lost at its next reload; "
+            f"backends are {', '.join(BACKENDS)}. Disable {manager}, or name a backend to overrule this"
+        )
+    for backend in installed.values():
+        reason = backend.in_force(host)
+        if reason:
+            return backend, reason
+    for backend in installed.values():
+        return backend, "nothing is in force; the first firewall that is installed"
+    commands = "nft (package nftables), iptables-save and iptables-restore (package iptables)"
+    raise BackendError(f"no firewall was found on this host; looked for {commands}. Install one of them")

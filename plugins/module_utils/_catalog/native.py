@@ -1,0 +1,46 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lists of the Agora Native SDK."""
+
+from __future__ import annotations
+
+from .._model.ports import PortSet
+from .editions import Edition, Listing
+
+__all__ = ["LISTING"]
+
+LISTING = Listing(
+    sdk="native",
+    title="Agora Native SDK",
+    editions=(
+        Edition(
+            effective_from="2018-11-01",
+            source="AgoraIO/Documentation, en/Agora Platform/firewall.md, cccb0d6af1e4",
+            tcp=PortSet.parse("1080, 8000"),
+            udp=PortSet.parse("1080, 4000-4030, 8000, 9700, 25000"),
+            domains=(".agora.io", "vocs.agora.io", "qoslbs.agora.io", "qos.agora.io"),
+        ),
+        Edition(
+            effective_from="2018-11-06",
+            source="AgoraIO/Documentation, en/Agora Platform/firewall.md, 8f0b9588a9d3",
+            tcp=PortSet.parse("1080, 8000, 9700, 25000, 30000"),
+            udp=PortSet.parse("1080, 4000-4030, 7000, 8000, 8913, 9700, 25000"),
+            domains=(
+                ".agora.io",
+                "vocs1.agora.io",
+                "vocs2.agora.io",
+                "vocs3.agora.io",
+                "vocs4.agora.io",
+                "vocs5.agora.io",
+                "qoslbs.agoralab.co",
+                "qos.agoralab.co",
+                "ap1.agora.io",
+                "ap2.agora.io",
+                "ap3.agora.io",
+                "ap4.agora.io",
+                "ap5.agora.io",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,154 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host that this process runs on: commands, files, the lock, and the runner of steps."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import typing as t
+
+from .._backends.contract import Command, Outcome, RemoveFile, Step, WriteFile
+
+if t.TYPE_CHECKING:
+    from .._backends.contract import Action
+
+__all__ = ["LocalHost", "StepError", "carry_out", "lock"]
+
+# Where the tools of a firewall lie, also for a user or a connection whose PATH leaves the sbin folders out.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCK = "/run/openagora-firewall.lock"
+_LOCK_SECONDS = 60
+
+
+class StepError(Exception):
+    """A step failed and what had been done was undone, or could not be; the message says which."""
+
+
+class LocalHost:
+    """Commands and files of this host (the `Host` of the backend contract)."""
+
+    def __init__(self) -> None:
+        self._environment = {**os.environ, "LC_ALL": "C", "PATH": _PATH}
+
+    def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
+        """Run a command in the C locale; a command that is not there ends with code 127."""
+        try:
+            done = subprocess.run(
+                list(argv),
+                input=stdin or "",
+                env=self._environment,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                check=False,
+            )
+        except FileNotFoundError:
+            return Outcome(127, "", f"{argv[0]}: command not found")
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def which(self, name: str) -> str | None:
+        """The path of a command, None when it is not installed."""
+        return shutil.which(name, path=_PATH)
+
+    def read(self, path: str) -> str | None:
+        """A file's text, None when it is not there."""
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is at the path."""
+        return os.path.lexists(path)
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    """Replace a file whole, on disk before it has its name; an SELinux label it had is kept."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".openagora-")
+    try:
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            with contextlib.suppress(OSError):
+                os.setxattr(temporary, "security.selinux", os.getxattr(path, "security.selinux"))
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    folder = os.path.dirname(path)
+    # Folders of ours go with their last file; rmdir refuses one that still holds something.
+    with contextlib.suppress(OSError):
+        while "openagora" in folder:
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
+
+
+def _act(host: LocalHost, action: Action) -> str:
+    """Carry out one action; the text says why it failed and is empty when it did not."""
+    try:
+        if isinstance(action, WriteFile):
+            _write(action.path, action.text, action.mode)
+        elif isinstance(action, RemoveFile):
+            _remove(action.path)
+        elif isinstance(action, Command):
+            outcome = host.run(action.argv, stdin=action.stdin)
+            if outcome.code != 0:
+                why = outcome.err.strip() or outcome.out.strip() or "no message"
+                return f"{action.argv[0]} ended with code {outcome.code}: {why}"
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    return ""
+
+
+def carry_out(host: LocalHost, steps: t.Sequence[Step]) -> None:
+    """Do the steps in order. When one fails, undo it and those before it, the last first, and raise StepError."""
+    for number, step in enumerate(steps):
+        failure = next((failure for action in step.do for failure in [_act(host, action)] if failure), "")
+        if failure:
+            left = [
+                problem
+                for done in reversed(steps[: number + 1])
+                for action in done.undo
+                for problem in [_act(host, action)]
+                if problem
+            ]
+            state = f"undoing it failed too: {'; '.join(left)}" if left else "everything is as it was before"
+            raise StepError(f"{step.what}: {failure}; {state}")
+
+
+@contextlib.contextmanager
+def lock() -> t.Iterator[None]:
+    """Hold the host's one lock for changes, so that two runs do not interleave. Raises StepError after a minute."""
+    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    message = f"another run holds {_LOCK} for over {_LOCK_SECONDS} seconds; see who: fuser {_LOCK}"
+                    raise StepError(message) from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,312 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules and rule sets: which ports are open in which direction, to whom, and which SDK needs each of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from .domains import DomainError, DomainSet
+from .messages import Problem, RequestError
+from .ports import PortError, PortSet
+
+__all__ = [
+    "DIRECTIONS",
+    "PROTOCOLS",
+    "SCOPES",
+    "Change",
+    "Rule",
+    "RuleSet",
+    "changes",
+    "family_of",
+    "newly_open",
+    "normalise_networks",
+    "parse_rules",
+]
+
+DIRECTIONS = ("egress", "ingress")
+PROTOCOLS = ("tcp", "udp")
+SCOPES = ("any", "names", "networks")
+
+_SDK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+
+Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+
+def family_of(network: str) -> str:
+    """`ipv4` or `ipv6`, for a network in CIDR notation."""
+    return "ipv6" if ":" in network else "ipv4"
+
+
+def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
+    """The fewest networks in CIDR notation that cover the same addresses, IPv4 first, in order of address.
+
+    Raises ValueError when a text is no address or network, or has bits set behind its prefix.
+    """
+    by_version: dict[int, list[Network]] = {4: [], 6: []}
+    for text in texts:
+        network = ipaddress.ip_network(text.strip())
+        by_version[network.version].append(network)
+    return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))  # type: ignore[type-var]  # each list holds one version
+
+
+@dataclass(frozen=True, order=True)
+class Rule:
+    """Ports that are open in one direction for one protocol, and which SDK needs which of them.
+
+    `networks` is filled with scope `networks` only (one address family a rule), `domains` with scope `names` only.
+    `needs` maps SDK to ports, sorted, without empty sets.
+    """
+
+    direction: str
+    protocol: str
+    scope: str = "any"
+    networks: tuple[str, ...] = ()
+    domains: DomainSet = field(default_factory=DomainSet)
+    needs: tuple[tuple[str, PortSet], ...] = ()
+
+    @property
+    def ports(self) -> PortSet:
+        """All ports of the rule: the union over the SDKs, in the fewest ranges."""
+        return PortSet.of(*(port_range for _sdk, ports in self.needs for port_range in ports.ranges))
+
+    @property
+    def key(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """What makes two rules one: direction, protocol, scope and networks."""
+        return (self.direction, self.protocol, self.scope, self.networks)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The address families in which the rule can match."""
+        return (family_of(self.networks[0]),) if self.networks else ("ipv4", "ipv6")
+
+    def data(self) -> dict[str, t.Any]:
+        """The form in which modules return and take it."""
+        data: dict[str, t.Any] = {
+            "direction": self.direction,
+            "protocol": self.protocol,
+            "scope": self.scope,
+            "ports": self.ports.texts(),
+            "sdks": {sdk: ports.texts() for sdk, ports in self.needs},
+        }
+        if self.scope == "networks":
+            data["networks"] = list(self.networks)
+        if self.scope == "names":
+            data["domains"] = list(self.domains)
+        return data
+
+
+def _split_by_family(rule: Rule) -> t.Iterator[Rule]:
+    if rule.scope != "networks":
+        yield rule
+        return
+    for family in ("ipv4", "ipv6"):
+        networks = tuple(network for network in rule.networks if family_of(network) == family)
+        if networks:
+            yield replace(rule, networks=networks)
+
+
+@dataclass(frozen=True, order=True)
+class RuleSet:
+    """All rules of a request, at most one for each key, and the domain allowlist."""
+
+    rules: tuple[Rule, ...] = ()
+    domains: DomainSet = field(default_factory=DomainSet)
+
+    @classmethod
+    def of(cls, rules: t.Iterable[Rule], *, domains: DomainSet | None = None) -> RuleSet:
+        """Merge rules of the same key, drop empty ones, sort, and keep one address family in each rule's networks."""
+        merged: dict[tuple[t.Any, ...], tuple[Rule, dict[str, PortSet]]] = {}
+        for rule in (part for whole in rules for part in _split_by_family(whole)):
+            first, needs = merged.setdefault(rule.key, (rule, {}))
+            for sdk, ports in rule.needs:
+                needs[sdk] = needs.get(sdk, PortSet()) | ports
+            merged[rule.key] = (replace(first, domains=first.domains | rule.domains), needs)
+        built = (
+            replace(rule, needs=tuple(sorted((sdk, ports) for sdk, ports in needs.items() if ports)))
+            for rule, needs in merged.values()
+        )
+        return cls(rules=tuple(sorted(rule for rule in built if rule.needs)), domains=domains or DomainSet())
+
+    def __iter__(self) -> t.Iterator[Rule]:
+        return iter(self.rules)
+
+    def ingress_from(self, networks: t.Iterable[str]) -> RuleSet:
+        """The same rules, with ingress narrowed from anywhere to these networks (none: unchanged)."""
+        networks = tuple(networks)
+        if not networks:
+            return self
+        narrowed = (
+            replace(rule, scope="networks", networks=networks)
+            if rule.direction == "ingress" and rule.scope == "any"
+            else rule
+            for rule in self.rules
+        )
+        return RuleSet.of(narrowed, domains=self.domains)
+
+    def in_families(self, families: t.Collection[str]) -> RuleSet:
+        """The rules that can match in one of these address families."""
+        rules = tuple(rule for rule in self.rules if any(family in families for family in rule.families))
+        return replace(self, rules=rules)
+
+    def data(self) -> list[dict[str, t.Any]]:
+        """The rules in the form in which modules return and take them."""
+        return [rule.data() for rule in self.rules]
+
+
+@dataclass(frozen=True, order=True)
+class Change:
+    """What happens to neighbouring ports that the same SDKs needed before and need after."""
+
+    rule: Rule
+    low: int
+    high: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """`+ egress udp 3478 (web)`; `-` closes, `~` keeps the port open for other SDKs than before."""
+        if not self.before:
+            sign, sdks = "+", ", ".join(self.after)
+        elif not self.after:
+            sign, sdks = "-", ", ".join(self.before)
+        else:
+            sign, sdks = "~", f"{', '.join(self.before)} -> {', '.join(self.after)}"
+        ports = str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+        where = ""
+        if self.rule.scope == "networks":
+            where = (" to " if self.rule.direction == "egress" else " from ") + ", ".join(self.rule.networks)
+        elif self.rule.scope == "names":
+            where = " to allowlisted names"
+        return f"{sign} {self.rule.direction} {self.rule.protocol} {ports} ({sdks}){where}"
+
+
+def changes(before: RuleSet, after: RuleSet) -> list[Change]:
+    """All ports whose SDKs differ between two rule sets, as the longest runs of ports that change alike."""
+    old = {rule.key: rule for rule in before}
+    new = {rule.key: rule for rule in after}
+    found: list[Change] = []
+    for key in sorted(old.keys() | new.keys()):
+        rule = new.get(key) or old[key]
+        sides = [dict(old[key].needs) if key in old else {}, dict(new[key].needs) if key in new else {}]
+        edges = sorted(
+            {
+                edge
+                for needs in sides
+                for ports in needs.values()
+                for low, high in ports.ranges
+                for edge in (low, high + 1)
+            }
+        )
+        runs: list[Change] = []
+        for low, following in zip(edges, edges[1:]):
+            sdks = [tuple(sorted(sdk for sdk, ports in needs.items() if low in ports)) for needs in sides]
+            if runs and runs[-1].high == low - 1 and (runs[-1].before, runs[-1].after) == (sdks[0], sdks[1]):
+                runs[-1] = replace(runs[-1], high=following - 1)
+            else:
+                runs.append(Change(rule=rule, low=low, high=following - 1, before=sdks[0], after=sdks[1]))
+        found.extend(run for run in runs if run.before != run.after)
+    return found
+
+
+def newly_open(before: RuleSet, after: RuleSet) -> list[dict[str, t.Any]]:
+    """Rule entries for the ports that are open in `after` and not in `before` (swap the two for what is closed)."""
+    old = {rule.key: rule.ports for rule in before}
+    entries = []
+    for rule in after:
+        fresh = rule.ports - old.get(rule.key, PortSet())
+        if fresh:
+            needs = ((sdk, ports & fresh) for sdk, ports in rule.needs)
+            entries.append(replace(rule, needs=tuple((sdk, ports) for sdk, ports in needs if ports)).data())
+    return entries
+
+
+def _parse_ports(texts: t.Any, where: str, problems: list[Problem]) -> PortSet:
+    if not isinstance(texts, list) or not texts:
+        problems.append(Problem(where, f"a list of port texts is needed (such as ['80', '5668-5669']), not {texts!r}"))
+        return PortSet()
+    ports = PortSet()
+    for index, text in enumerate(texts):
+        try:
+            ports |= PortSet.parse(str(text))
+        except PortError as error:
+            problems.append(Problem(f"{where}[{index}]", str(error)))
+    return ports
+
+
+def _parse_rule(item: t.Any, where: str, problems: list[Problem]) -> Rule | None:
+    known = ("direction", "protocol", "scope", "ports", "sdks", "networks", "domains")
+    if not isinstance(item, dict):
+        problems.append(Problem(where, f"a rule is a dictionary as module rules returns it, not {item!r}"))
+        return None
+    count = len(problems)
+    for key in sorted(item.keys() - set(known)):
+        problems.append(Problem(f"{where}.{key}", f"is not a key of a rule; known: {', '.join(known)}"))
+    scope = item.get("scope", "any")
+    for key, value, legal in (
+        ("direction", item.get("direction"), DIRECTIONS),
+        ("protocol", item.get("protocol"), PROTOCOLS),
+        ("scope", scope, SCOPES),
+    ):
+        if value not in legal:
+            problems.append(Problem(f"{where}.{key}", f"{value!r} is not one of {', '.join(legal)}"))
+    ports = _parse_ports(item.get("ports"), f"{where}.ports", problems)
+    needs: dict[str, PortSet] = {}
+    sdks = item.get("sdks", {"extra": item.get("ports")})
+    if not isinstance(sdks, dict):
+        problems.append(Problem(f"{where}.sdks", f"a dictionary of SDK name to ports is needed, not {sdks!r}"))
+        sdks = {}
+    for sdk, texts in sdks.items():
+        if not isinstance(sdk, str) or not _SDK_NAME.match(sdk):
+            problems.append(
+                Problem(f"{where}.sdks", f"{sdk!r}: a name is lower-case letters, digits and _, at most 32")
+            )
+        needs[str(sdk)] = _parse_ports(texts, f"{where}.sdks.{sdk}", problems) if "sdks" in item else ports
+    union = PortSet.of(*(port_range for needed in needs.values() for port_range in needed.ranges))
+    if len(problems) == count and union != ports:
+        only = f"only in ports: {ports - union or 'none'}; only in sdks: {union - ports or 'none'}"
+        problems.append(Problem(f"{where}.ports", f"ports and sdks must name the same ports; {only}"))
+    networks: tuple[str, ...] = ()
+    domains = DomainSet()
+    try:
+        networks = normalise_networks(str(text) for text in item.get("networks") or ())
+        domains = DomainSet.of(*(str(text) for text in item.get("domains") or ()))
+    except (ValueError, DomainError) as error:
+        problems.append(Problem(where, str(error)))
+    else:
+        for key, filled in (("networks", bool(networks)), ("domains", bool(domains))):
+            owner = "names" if key == "domains" else "networks"
+            if filled != (scope == owner):
+                problems.append(
+                    Problem(f"{where}.{key}", f"is given with scope {owner}, and only there; the scope is {scope}")
+                )
+    if len(problems) > count:
+        return None
+    return Rule(
+        direction=item["direction"],
+        protocol=item["protocol"],
+        scope=scope,
+        networks=networks,
+        domains=domains,
+        needs=tuple(sorted(needs.items())),
+    )
+
+
+def parse_rules(items: t.Any, *, where: str = "rules") -> RuleSet:
+    """A rule set from what module `rules` returned, perhaps edited.
+
+    An entry without `sdks` belongs to `extra`. Raises RequestError with all problems and their positions.
+    """
+    problems: list[Problem] = []
+    rules = [_parse_rule(item, f"{where}[{index}]", problems) for index, item in enumerate(items)]
+    if not rules:
+        problems.append(Problem(where, "is empty; use state: absent to close everything of ours"))
+    if problems:
+        raise RequestError(problems)
+    parsed = RuleSet.of(rule for rule in rules if rule is not None)
+    names = (name for rule in parsed for name in rule.domains)
+    return replace(parsed, domains=DomainSet.of(*names))

@@ -1,0 +1,79 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module applied_info: what of ours is live on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: applied_info
+short_description: Tell what of this collection is live on a host
+version_added: 1.0.0
+description:
+  - Reads the live firewall and the files on disk, and returns the rules that module M(openagora.firewall.apply) has
+    put there and that are in force. A port counts when every chain that it has to pass lets it pass.
+  - The boot unit puts the rules back after a restart and after the firewall's own loader was restarted or reloaded.
+    It does not see what somebody loads over them by hand, such as C(nft -f) on a file that begins with C(flush
+    ruleset). This module then shows that the rules are gone.
+extends_documentation_fragment:
+  - openagora.firewall.attributes
+  - openagora.firewall.attributes.looks
+  - openagora.firewall.attributes.host
+author:
+  - The openagora.firewall authors (@openagora)
+seealso:
+  - module: openagora.firewall.apply
+"""
+
+EXAMPLES = r"""
+- name: What of ours is live?
+  openagora.firewall.applied_info:
+  become: true
+  register: agora
+
+- name: Stop when nothing is open
+  ansible.builtin.assert:
+    that: agora.rules | length > 0
+"""
+
+RETURN = r"""
+backends:
+  description: The firewalls that hold rules of ours.
+  returned: success
+  type: list
+  elements: str
+  sample: [nftables]
+rules:
+  description: The rules of ours in force, in the form of RV(openagora.firewall.rules#module:rules).
+  returned: success
+  type: list
+  elements: dict
+  sample: [{direction: egress, protocol: udp, scope: any, ports: ["3478"], sdks: {web: ["3478"]}}]
+files:
+  description: The files of ours on the host.
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/openagora/firewall/boot, /etc/systemd/system/openagora-firewall.service]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._apply import look
+from ..module_utils._front import errors_to_user, require_root
+from ..module_utils._host.local import LocalHost
+
+
+def main() -> None:
+    """Look and return what was found."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    require_root(module)
+    with errors_to_user(module):
+        live = look(LocalHost())
+    module.exit_json(changed=False, backends=list(live.backends), rules=live.rules.data(), files=list(live.files))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+#!/usr/bin/python
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module apply: make a host's firewall hold exactly these rules."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: apply
+short_description: Make a host's firewall hold exactly the rules that Agora SDKs need
+version_added: 1.0.0
+description:
+  - Computes the rules for the given SDKs, reads what of this collection is live on the host, and changes the
+    difference in one transaction. Both address families, and what brings the rules back at boot, come with it.
+  - One call states the whole host. What a former call opened and this one does not name is closed.
+  - Only objects whose names begin with C(openagora) are added, changed and removed. Rules of others keep their text
+    and their order; nothing is flushed.
+  - The return traffic of what is opened passes too, recognised by connection tracking.
+  - A step that fails is undone together with the steps before it.
+extends_documentation_fragment:
+  - openagora.firewall.attributes
+  - openagora.firewall.attributes.host
+  - openagora.firewall.request
+attributes:
+  check_mode:
+    support: full
+    details: Returns the same RV(changed) and RV(diff) as the real run, and writes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  rules:
+    description:
+      - Rules as RV(openagora.firewall.rules#module:rules) has them, perhaps edited, instead of the options that make
+        them.
+      - An entry without C(sdks) belongs to C(extra).
+    type: list
+    elements: dict
+  state:
+    description:
+      - V(present) makes the host hold exactly the rules asked for.
+      - V(absent) takes everything of this collection away, from all backends and from the boot sequence.
+    type: str
+    choices: [present, absent]
+    default: present
+  backend:
+    description:
+      - The firewall to put the rules into. V(auto) takes the one that is in force, see RV(backend).
+      - What former calls put into another backend is removed.
+    type: str
+    choices: [auto, iptables, nftables]
+    default: auto
+  ingress_from:
+    description: The networks that may send to ports opened for ingress, in CIDR notation. Empty is anywhere.
+    type: list
+    elements: str
+    default: []
+author:
+  - The openagora.firewall authors (@openagora)
+seealso:
+  - module: openagora.firewall.rules
+  - module: openagora.firewall.applied_info
+"""
+
+EXAMPLES = r"""
+- name: This host runs the Web and the Native SDK
+  openagora.firewall.apply:
+    sdks: [web, native]
+  become: true
+
+- name: A recording host that takes streams from one network only
+  openagora.firewall.apply:
+    sdks: [recording]
+    recording_port_ranges: ["42000-43999"]
+    ingress_from: ["192.0.2.0/24", "2001:db8::/32"]
+  become: true
+
+- name: Everything of ours goes
+  openagora.firewall.apply:
+    state: absent
+  become: true
+"""
+
+RETURN = r"""
+backend:
+  description: The firewall that holds the rules.
+  returned: with O(state=present)
+  type: dict
+  contains:
+    name:
+      description: Its name.
+      type: str
+      sample: nftables
+    reason:
+      description: Why it is the one.
+      type: str
+      sample: table inet filter decides at hook output (chain output)
+added:
+  description: Rule entries for the ports that are newly open.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{direction: egress, protocol: udp, scope: any, ports: ["3478"], sdks: {web: ["3478"]}}]
+removed:
+  description: Rule entries for the ports that are no longer open.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+diff:
+  description: The plan in RV(diff.prepared), a line for each run of ports that changes and for each step.
+  returned: success
+  type: dict
+  sample:
+    prepared: |
+      + egress udp 3478 (web)
+      * ip6tables: openagora-output (3 rules), openagora-input (4 rules), jumped to from OUTPUT, INPUT
+effective:
+  description:
+    - V(in_force) when the host's firewall would stop the ports without these rules.
+    - V(nothing_to_open) when none of its chains can drop them. Backend V(nftables) then adds nothing to the live
+      firewall.
+  returned: with O(state=present)
+  type: str
+  sample: in_force
+notices:
+  description: What is worth knowing, each with C(code), C(where) and C(message). The same texts are shown as warnings.
+  returned: success
+  type: list
+  elements: dict
+  sample: []
+problems:
+  description: Everything that is wrong with the request, each with C(where) and C(message). Nothing was changed.
+  returned: when the request is wrong
+  type: list
+  elements: dict
+  sample: [{where: "sdks[0]", message: "'webb' is not an SDK; did you mean 'web'?"}]
+"""
+
+import contextlib
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._apply import prepare
+from ..module_utils._front import REQUEST_OPTIONS, compile_options, errors_to_user, read_networks, require_root, tell
+from ..module_utils._host.local import LocalHost, carry_out, lock
+from ..module_utils._model.messages import Notice, Problem, RequestError
+from ..module_utils._model.rules import RuleSet, newly_open, parse_rules
+
+
+def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]]:
+    """The rules that the options ask for (None: none of ours). Raises RequestError with the problems of all options."""
+    if params["state"] == "absent":
+        return None, ()
+    problems: list[Problem] = []
+    rules = RuleSet()
+    notices: tuple[Notice, ...] = ()
+    networks: tuple[str, ...] = ()
+    try:
+        if params["rules"] is not None:
+            rules = parse_rules(params["rules"])
+        else:
+            compiled = compile_options(params)
+            rules, notices = compiled.rules, compiled.notices
+    except RequestError as error:
+        problems += error.problems
+    try:
+        networks = read_networks(params["ingress_from"], "ingress_from")
+    except RequestError as error:
+        problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return rules.ingress_from(networks), notices
+
+
+def main() -> None:
+    """Plan, carry out unless in check mode, and return what the plan says."""
+    module = AnsibleModule(
+        argument_spec={
+            **REQUEST_OPTIONS,
+            "rules": {"type": "list", "elements": "dict"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "backend": {"type": "str", "choices": ["auto", "iptables", "nftables"], "default": "auto"},
+            "ingress_from": {"type": "list", "elements": "str", "default": []},
+        },
+        mutually_exclusive=[("rules", option) for option in REQUEST_OPTIONS],
+        required_if=[("state", "present", ("sdks", "rules"), True)],
+        supports_check_mode=True,
+    )
+    with errors_to_user(module):
+        rules, notices = wanted(module.params)
+        require_root(module)
+        host = LocalHost()
+        with contextlib.nullcontext() if module.check_mode else lock():
+            prepared = prepare(host, rules, backend=module.params["backend"])
+            if not module.check_mode:
+                carry_out(host, prepared.plan.steps)
+    plan = prepared.plan
+    result = {
+        "changed": bool(plan.steps),
+        "added": newly_open(plan.before, plan.after),
+        "removed": newly_open(plan.after, plan.before),
+        "diff": {"prepared": plan.text()},
+        "notices": tell(module, (*notices, *prepared.notices)),
+    }
+    if rules is not None:
+        result.update(backend={"name": prepared.backend, "reason": prepared.reason}, effective=prepared.effective)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

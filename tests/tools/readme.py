@@ -1,0 +1,132 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the tables of the READMEs from the catalog and the roles.
+
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. NAME is `sdks` (what each SDK needs), `variables`
+(the agora_* variables that the roles read) or the name of a role (its variables).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import typing as t
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.openagora.firewall.plugins.module_utils import _compile  # noqa: E402 # needs the path above
+from ansible_collections.openagora.firewall.plugins.module_utils._catalog import CATALOG  # noqa: E402 # likewise
+
+Options = dict[str, dict[str, t.Any]]
+
+
+def table(*rows: t.Sequence[str]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
+
+
+def code(value: object) -> str:
+    """A value as it is typed in YAML, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+    return f"`{text}`"
+
+
+def markup(text: str | list[str]) -> str:
+    """A description of an argument spec in Markdown: O(), V(), C() and the like become code, B() and I() emphasis."""
+    joined = " ".join(text) if isinstance(text, list) else text
+    joined = re.sub(r"\b(?:O|V|C|E|RV|M|P)\(((?:[^()\\]|\\.)*)\)", r"`\1`", joined)
+    joined = re.sub(r"\b[BI]\(([^()]*)\)", r"*\1*", joined)
+    return re.sub(r"\bU\(([^()]*)\)", r"<\1>", joined)
+
+
+def options_of(role: Path) -> Options:
+    """The options of a role by name."""
+    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    return spec["argument_specs"]["main"]["options"]
+
+
+def defaults_of(role: Path) -> dict[str, t.Any]:
+    """The defaults of a role by name."""
+    return yaml.safe_load((role / "defaults" / "main.yml").read_text(encoding="utf-8"))
+
+
+def sdks() -> str:
+    """What each SDK needs at the default revision, computed as the modules compute it."""
+    rows = [["SDK", "TCP out", "UDP out", "UDP in", "domains", "list of"]]
+    for sdk in CATALOG:
+        compiled = _compile.compile_request(_compile.Request.of(sdks=[sdk]))
+        ports = {(rule.direction, rule.protocol): str(rule.ports) for rule in compiled.rules}
+        rows.append(
+            [
+                f"`{sdk}`",
+                ports.get(("egress", "tcp"), ""),
+                ports.get(("egress", "udp"), ""),
+                ports.get(("ingress", "udp"), ""),
+                ", ".join(f"`{name}`" for name in compiled.rules.domains),
+                compiled.by_sdk[sdk]["effective_from"],
+            ]
+        )
+    return table(*rows)
+
+
+def role_variables(role: Path) -> str:
+    """The variables of a role."""
+    rows = [["variable", "type", "default", "what it says"]]
+    for name, option in options_of(role).items():
+        kind = f"list of {option['elements']}" if option["type"] == "list" else option["type"]
+        default = code(option["default"]) if "default" in option else ""
+        rows.append([f"`{name}`", kind, default, markup(option["description"])])
+    return table(*rows)
+
+
+def shared_variables() -> str:
+    """The agora_* variables: what they say, and which role variable's default reads them."""
+    rows = [["variable", "default", "what it says", "read by"]]
+    for role in roles():
+        options = options_of(role)
+        for name, default in defaults_of(role).items():
+            for shared in dict.fromkeys(re.findall(r"\bagora_\w+", str(default))):
+                value = code(options[name]["default"]) if "default" in options[name] else ""
+                rows.append([f"`{shared}`", value, markup(options[name]["description"]), f"`{name}`"])
+    return table(*rows)
+
+
+def roles() -> list[Path]:
+    """The folders of the roles."""
+    return sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+
+
+def render(text: str) -> str:
+    """A README with its tables as they have to be."""
+    tables = {"sdks": sdks, "variables": shared_variables}
+    tables.update({role.name: lambda role=role: role_variables(role) for role in roles()})
+
+    def fill(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{tables[found[2]]()}\n{found[3]}"
+
+    return re.sub(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", fill, text, flags=re.DOTALL)
+
+
+def readmes() -> list[Path]:
+    """The READMEs that may hold tables."""
+    return [ROOT / "README.md", *(role / "README.md" for role in roles())]
+
+
+def main() -> None:
+    """Write what has changed."""
+    for path in readmes():
+        old = path.read_text(encoding="utf-8")
+        new = render(old)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            print(f"{path.relative_to(ROOT)}: written")
+
+
+if __name__ == "__main__":
+    main()
