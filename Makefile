@@ -4,7 +4,8 @@
 
 # What can be set on the command line:
 PYTHON ?= python3# for the virtual environment
-INVENTORY ?= playbooks/inventory/sandbox.yml# open-agora: the hosts
+SANDBOX := playbooks/inventory/sandbox.yml
+INVENTORY ?= $(SANDBOX)# open-agora: the hosts
 ARGS ?=# open-agora, sanity, unit, scenario: further arguments of the command
 NAME ?= nftables# scenario: which one
 
@@ -31,7 +32,11 @@ help: ## Show this list (also without a target)
 ## Use
 
 open-agora: system venv ## Open what the SDKs need, on a throwaway host or on INVENTORY=hosts.yml with ARGS='-e agora_sdks=web'
-	ansible-playbook open-agora.yml --inventory $(INVENTORY) $(ARGS)
+	ansible-playbook open-agora.yml --inventory $(INVENTORY) --diff $(ARGS)
+ifeq ($(INVENTORY),$(SANDBOX))
+	@echo 'The live rules of the throwaway host:'
+	ansible all --inventory $(INVENTORY) --module-name ansible.builtin.command --args 'nft list ruleset'
+endif
 
 sandbox-stop: venv ## End the throwaway hosts
 	python plugins/connection/sandbox.py stop
@@ -57,6 +62,7 @@ sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
 	python tests/tools/sanity.py $(ARGS)
 
 docs: venv-dev ## What ansible-doc shows is complete
+	antsibull-docs lint-collection-docs --plugin-docs --disallow-unknown-collection-refs --validate-collection-refs=all .
 	pytest tests/repository/test_docs.py
 
 package: system-dev venv-dev ## Build, install and use the collection without the checkout
@@ -65,8 +71,10 @@ package: system-dev venv-dev ## Build, install and use the collection without th
 demo: system-dev venv-dev ## The two commands of the quick start, on a fresh throwaway host
 	pytest tests/repository/test_demo.py
 
-images: system-dev ## Make the images of the test hosts
-	$(SUDO) $(PYTHON) tests/images/build $(SUITES)
+images: $(addprefix image-,$(SUITES)) ## Make the images of the test hosts
+
+image-%: system-dev
+	$(SUDO) $(PYTHON) tests/images/build $*
 
 scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables or NAME=nftables
 

@@ -69,6 +69,7 @@ notes:
   - Which sandboxes there are is kept below C(/run/openagora-sandbox) for root,
     for others in C(openagora-sandbox) below E(XDG_RUNTIME_DIR) or C(/run/user/UID),
     and where neither exists in C(openagora-sandbox-UID) below the temporary directory.
+    E(OPENAGORA_SANDBOX_DIRECTORY) can name another directory for sandboxes that are to be counted apart from those.
   - A sandbox keeps a playbook from changing the machine by accident.
     It is no prison for hostile code that runs as root.
 """
@@ -135,10 +136,10 @@ FIREWALL_COMMANDS = {"nftables": ["nft"], "iptables": ["iptables-restore", "ip6t
 # Makes all mounts read-only in one go: mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, {attr_set: MOUNT_ATTR_RDONLY}).
 # mount(8) can do that only since util-linux 2.39, and libc has a name for the system call only since glibc 2.36.
 READ_ONLY = """
-import ctypes, os, struct, sys
+import ctypes, os, struct
 libc, wanted = ctypes.CDLL(None, use_errno=True), struct.pack("4Q", 1, 0, 0, 0)
 if libc.syscall(ctypes.c_long(442), -100, b"/", 0x8000, wanted, ctypes.c_size_t(len(wanted))):
-    sys.exit("mount_setattr: " + os.strerror(ctypes.get_errno()) + " (it needs Linux 5.12 or newer)")
+    raise SystemExit("mount_setattr: " + os.strerror(ctypes.get_errno()) + " (it needs Linux 5.12 or newer)")
 """
 
 # The scripts below are joined to the one that process 1 of the sandbox runs. $1 is the name, $2 READ_ONLY.
@@ -223,6 +224,7 @@ mount --bind /proc/sys/net /proc/sys/net
 mount -o remount,bind,rw,nosuid,nodev,noexec /proc/sys/net /proc/sys/net
 
 hostname "$1"
+rm -f /etc/hostname /etc/hosts
 printf '%s\n' "$1" > /etc/hostname
 printf '%s\n' '127.0.0.1 localhost' '::1 localhost' "192.0.2.2 $1" "2001:db8::2 $1" > /etc/hosts
 
@@ -250,21 +252,21 @@ cat > /etc/nftables.conf <<'END'
 flush ruleset
 
 table inet filter {
-	chain input {
-		type filter hook input priority filter; policy drop;
-		iifname "lo" accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-	}
+    chain input {
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    }
 
-	chain forward {
-		type filter hook forward priority filter; policy drop;
-	}
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+    }
 
-	chain output {
-		type filter hook output priority filter; policy drop;
-		oifname "lo" accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-	}
+    chain output {
+        type filter hook output priority filter; policy drop;
+        oifname "lo" accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    }
 }
 END
 nft -f /etc/nftables.conf
@@ -299,11 +301,10 @@ if [ -e /proc/net/if_inet6 ]; then ip6tables-restore /etc/iptables/rules.v6; fi
     "none": "",
 }
 
-# Only `wait` may follow: it also collects the orphans that process 1 inherits.
+# The word that all is ready comes last. `wait` also collects the orphans that process 1 inherits.
 END = r"""
-echo "$pid"
-exec > /dev/null 2>&1
-exec sh -c 'while :; do sleep infinity & wait; done' openagora-sandbox "$1"
+export pid
+exec sh -c 'echo "$pid"; exec > /dev/null 2>&1; while :; do sleep infinity & wait; done' openagora-sandbox "$1"
 """
 
 
@@ -316,7 +317,7 @@ class Holder(t.NamedTuple):
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process started (proc(5), field 22), to tell it from a later one of the same number; None if it is dead."""
+    """When a process started, which tells it from a later one of the same number (proc(5)); None if it is dead."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -327,6 +328,8 @@ def _start_of(pid: int) -> str | None:
 
 def _directory() -> str:
     """The directory that has a directory for each sandbox of this user."""
+    if given := os.environ.get("OPENAGORA_SANDBOX_DIRECTORY"):
+        return given
     uid = os.geteuid()
     # root's does not hang on a login: /run/user/0 goes away with the last one, and what was known about sandboxes too.
     for base in ["/run"] if uid == 0 else [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"]:
@@ -335,8 +338,19 @@ def _directory() -> str:
     return os.path.join(tempfile.gettempdir(), f"openagora-sandbox-{uid}")
 
 
+def _check_owner(directory: str) -> None:
+    """Raise AnsibleConnectionFailure if others have a say in this directory; it may lie where all users can write."""
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise AnsibleConnectionFailure(
+            f"{directory} has to be a directory of user {os.geteuid()} alone (mode 0700); remove what is there"
+        )
+
+
 def _names() -> list[str]:
+    """The sandboxes that this user made and did not stop, dead ones among them."""
     try:
+        _check_owner(_directory())
         return sorted(os.listdir(_directory()))
     except FileNotFoundError:
         return []
@@ -355,13 +369,8 @@ def _locked(name: str) -> t.Iterator[str]:
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(above, 0o700)
-        found = os.lstat(above)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise AnsibleConnectionFailure(
-                f"sandbox '{name}': {above} is not a directory that belongs to user {os.geteuid()} alone (mode 0700); "
-                "remove it and try again"
-            )
         try:
+            _check_owner(above)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory, 0o700)
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -399,7 +408,7 @@ def _read(directory: str) -> Holder | None:
 
 def _advice(problem: str) -> str:
     """What to do when the namespaces cannot be made: empty unless the kernel refused them."""
-    if not re.search("not permitted|[Pp]ermission denied|No space left", problem):
+    if not re.search("not permitted|[Pp]ermission denied|No space left|too revealing", problem):
         return ""
     if os.geteuid() == 0:
         return "; root lacks CAP_SYS_ADMIN or CAP_NET_ADMIN here: use a whole machine or a privileged container"
@@ -519,7 +528,7 @@ class Connection(ConnectionBase):
         stdin: int | t.IO[bytes] = subprocess.PIPE,
         stdout: int | t.IO[bytes] = subprocess.PIPE,
     ) -> tuple[int, bytes, bytes]:
-        """Run a command in the sandbox, in its root directory."""
+        """Run a command in the sandbox; return its exit code, output and errors."""
         self._connect()
         nsenter = ["nsenter", "--target", str(self._holder.pid), "--mount", "--net", "--uts", "--ipc", "--pid"]
         if os.geteuid():
@@ -541,11 +550,10 @@ class Connection(ConnectionBase):
 
     def put_file(self, in_path: str, out_path: str) -> None:
         Display().vvv(f"PUT {in_path} TO {out_path}", host=self.get_option("name"))
-        try:
-            with open(to_bytes(in_path, errors="surrogate_or_strict"), "rb") as file:
-                rc, _out, err = self._run("sh", "-c", 'cat > "$0"', out_path, stdin=file)
-        except FileNotFoundError as e:
-            raise AnsibleFileNotFound(file_name=in_path) from e
+        if not os.path.exists(to_bytes(in_path, errors="surrogate_or_strict")):
+            raise AnsibleFileNotFound(file_name=in_path)
+        with open(to_bytes(in_path, errors="surrogate_or_strict"), "rb") as file:
+            rc, _out, err = self._run("sh", "-c", 'cat > "$0"', out_path, stdin=file)
         if rc:
             raise AnsibleError(f"sandbox '{self.get_option('name')}': cannot write {out_path}: {to_text(err).strip()}")
 
@@ -579,7 +587,8 @@ def main() -> int:
                 if holder := find(name):
                     print(name, holder.pid, holder.firewall, sep="\t")
         else:
-            stopped = list(filter(stop, [arguments.name] if arguments.name else _names()))
+            names = [arguments.name] if arguments.name else _names()
+            stopped = [name for name in names if stop(name)]
             print(f"stopped: {', '.join(stopped)}" if stopped else "nothing to stop")
     except AnsibleError as e:
         print(e, file=sys.stderr)
@@ -588,4 +597,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -190,7 +190,8 @@ def _superseded(request: Request, catalog: t.Mapping[str, Listing]) -> t.Iterato
         edition = in_force(listing, request.revision)
         later = successors(listing, edition) if edition else ()
         if listing.withdrawn:
-            texts.append(f"{sdk} has no list since {listing.withdrawn} ({listing.instead})")
+            instead = f" ({listing.instead})" if listing.instead else ""
+            texts.append(f"{sdk} has no list since {listing.withdrawn}{instead}")
         elif edition and later:
             texts.append(f"{sdk} since {later[0].effective_from} ({difference(edition, later[-1])})")
     if texts:

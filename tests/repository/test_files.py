@@ -14,11 +14,7 @@ import yaml
 if t.TYPE_CHECKING:
     from conftest import Repository
 
-HEADER = [
-    "Copyright (c) 2026, The openagora.firewall authors",
-    "GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)",
-    "SPDX-License-Identifier: GPL-3.0-or-later",
-]
+HEADER = Path(__file__).read_text(encoding="utf-8").splitlines()[:3]
 CHANGES = Path("changelogs/changelog.yaml")
 
 
@@ -40,7 +36,7 @@ def test_every_file_begins_with_the_header(repository: Repository) -> None:
             continue  # REUSE.toml speaks for these
         lines = (repository.root / path).read_text(encoding="utf-8").splitlines()
         lines = lines[1:] if lines and lines[0].startswith(("#!", "---")) else lines
-        if lines and [line.removeprefix("# ") for line in lines[:3]] != HEADER:
+        if lines and lines[:3] != HEADER:
             wrong.append(str(path))
     assert wrong == []
 

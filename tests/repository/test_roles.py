@@ -51,6 +51,7 @@ def values_of(repository: Repository, role: Path, *arguments: str) -> dict[str, 
     done = repository.run(
         "ansible", "localhost", "--inventory=localhost,", f"--extra-vars=@{role / 'defaults' / 'main.yml'}", *arguments,
         "--module-name=ansible.builtin.debug", f"--args=msg={{{{ {{{wanted}}} }}}}",
+        ANSIBLE_CALLBACK_RESULT_FORMAT="json",
     )  # fmt: skip
     return json.loads(done.stdout.partition("=>")[2])["msg"]
 

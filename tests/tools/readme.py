@@ -92,8 +92,9 @@ def shared_variables() -> str:
         options = options_of(role)
         for name, default in defaults_of(role).items():
             for shared in dict.fromkeys(re.findall(r"\bagora_\w+", str(default))):
+                says = markup(options[name]["description"]).replace(f" Reads `{shared}`.", "")
                 value = code(options[name]["default"]) if "default" in options[name] else ""
-                rows.append([f"`{shared}`", value, markup(options[name]["description"]), f"`{name}`"])
+                rows.append([f"`{shared}`", value, says, f"`{name}`"])
     return table(*rows)
 
 

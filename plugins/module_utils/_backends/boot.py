@@ -122,7 +122,7 @@ def _put(path: str, text: str | None) -> Action:
 def plan(boot: Boot, wanted: str | None) -> tuple[Step, ...]:
     """The steps to this boot script and its unit, or to neither of them (None)."""
     start = (_systemctl("reenable", "--quiet", UNIT), _systemctl("restart", UNIT))
-    stop = (_systemctl("disable", "--quiet", "--now", UNIT),)
+    stop = (_systemctl("disable", "--quiet", UNIT), _systemctl("stop", UNIT))
     reload = (_systemctl("daemon-reload"),)
     steps = []
     if wanted is not None and wanted != boot.script:

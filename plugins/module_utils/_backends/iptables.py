@@ -9,12 +9,12 @@ Works with both variants of the commands (nf_tables and legacy), whichever the h
 from __future__ import annotations
 
 import json
-import shlex
+import re
 import typing as t
 from dataclasses import dataclass, field
 
-from .._model.ports import PortSet
-from .._model.rules import RuleSet
+from .._model.ports import HIGHEST, LOWEST, PortSet
+from .._model.rules import RuleSet, normalise_networks
 from . import boot
 from .contract import HOOKS, MARK, Accept, BackendError, Command, Drop, Place, Step, accepts, closes
 
@@ -28,7 +28,10 @@ _CHAIN = {hook: f"{MARK}-{hook}" for hook in HOOKS}
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
-_ANYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+# The save format leaves out a network that is everything; its halves keep `networks` apart from `any`.
+_HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
+
+_ALL = PortSet.of((LOWEST, HIGHEST))
 
 # Where the boot script keeps which base chains exist only because of us: iptables-nft cannot tell (the built-in chains
 # of its save format are always listed), and `absent` has to take them away again.
@@ -36,20 +39,24 @@ _MADE = "# Base chains that these rules brought along:"
 
 Options = dict[str, str]
 
+# The save format quotes texts and nothing else; names of chains, sets and interfaces may hold quotes of their own.
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(?!\S)|(\S+)')
+
 
 def _options(spec: str) -> Options:
     """A rule's options and their values, whatever the order and the match modules named; a negated one ends in `!`."""
     options: Options = {}
     name, negated = "", ""
-    for token in shlex.split(spec):
-        if token == "!":
+    for match in _TOKEN.finditer(spec):
+        quoted, word = match.groups()
+        if word == "!" and name != "--comment":
             negated = "!"
-        elif token.startswith("-") and name != "--comment":
-            name = token + negated
-            negated = ""
+        elif word and word.startswith("-") and name != "--comment":
+            name, negated = word + negated, ""
             options[name] = ""
         else:
-            options[name] = f"{options.get(name, '')} {token}".strip()
+            value = word or re.sub(r"\\(.)", r"\1", quoted)
+            options[name] = f"{options.get(name, '')} {value}".strip()
             name = "" if name == "--comment" else name
     options.pop("-m", None)
     return options
@@ -155,13 +162,16 @@ def _as_drop(options: Options) -> Drop | None:
     for name, value in options.items():
         if name == "-p" and value in ("tcp", "udp"):
             protocol = value
-        elif name in ("--dport", "--dports"):
-            dports = _ports(value)
-        elif name in ("--sport", "--sports"):
-            sports = _ports(value)
+        elif name == "-p!" and value in ("tcp", "udp"):
+            protocol = "udp" if value == "tcp" else "tcp"
+        elif name.rstrip("!") in ("--dport", "--dports"):
+            dports = _ports(value) if name[-1] != "!" else _ALL - _ports(value)
+        elif name.rstrip("!") in ("--sport", "--sports"):
+            sports = _ports(value) if name[-1] != "!" else _ALL - _ports(value)
         elif not (
-            name in ("-j", "-g", "--comment", "--reject-with")
+            name in ("-p!", "-j", "-g", "--comment", "--reject-with")
             or (name in ("--ctstate", "--state") and "NEW" in value)
+            or (name in ("--ctstate!", "--state!") and "NEW" not in value)
             or (name in ("-i", "-o") and value != "lo")
             or (name in ("-i!", "-o!") and value == "lo")
         ):
@@ -179,9 +189,8 @@ def _specs(accept: Accept, family: str) -> t.Iterator[str]:
     ports, state = "--dports", ""
     if accept.kind == "reply":
         ports, state = "--sports", "-m conntrack --ctstate ESTABLISHED --ctdir REPLY "
-    for network in accept.networks or (_ANYWHERE[family],):
-        # The save format leaves the network out where it is everything.
-        address = f"{far} {network} " if network != _ANYWHERE[family] else ""
+    networks = [part for network in accept.networks for part in _HALVES.get(network, (network,))]
+    for address in [f"{far} {network} " for network in networks] or [""]:
         for chunk in accept.ports.chunks():
             yield f"{address}-p {accept.protocol} -m multiport {ports} {_multiport(chunk)} {state}{comment} -j ACCEPT"
 
@@ -206,7 +215,9 @@ def _accepts_of(specs: t.Iterable[str], hook: str, family: str) -> tuple[Accept,
     for (kind, direction, protocol, sdk, network), ports in held.items():
         group = (kind, direction, protocol, sdk, ports)
         networks[group] = networks.get(group, ()) + ((network,) if network else ())
-    found += [Accept(*group[:4], networks=names, ports=group[4]) for group, names in networks.items()]
+    found += [
+        Accept(*group[:4], networks=normalise_networks(names), ports=group[4]) for group, names in networks.items()
+    ]
     return tuple(found)
 
 
@@ -238,9 +249,9 @@ def _refuse_foreign(family: Family) -> None:
 def _read_family(host: Host, family: str, nft: bool) -> Family:
     command = _COMMANDS[family]
     # Looking at a legacy table creates it, so one that the kernel does not list is not looked at.
-    listed = "filter" in (host.read(f"/proc/net/{'ip' if family == 'ipv4' else 'ip6'}_tables_names") or "").split()
+    names = f"/proc/net/{'ip' if family == 'ipv4' else 'ip6'}_tables_names"
     text = ""
-    if nft or listed:
+    if nft or "filter" in (host.read(names) or "").split():
         outcome = host.run([f"{command}-save", "-t", "filter"])
         if outcome.code != 0:
             raise BackendError(f"{command}-save -t filter failed: {outcome.err.strip() or outcome.out.strip()}")
@@ -371,7 +382,7 @@ class Iptables:
             return
         table = f"{_NFT_FAMILY[family.family]} filter"
         lines = [f"delete chain {table} {chain}" for chain in gone]
-        if family.existing <= set(gone) and not set(foreign) - set(family.policies):
+        if family.existing <= set(gone) and not any(family.policies[chain] == "-" for chain in foreign):
             lines.append(f"delete table {table}")
         yield Step(
             f"{family.command}: empty base chains that came with ours go: {', '.join(gone)}",

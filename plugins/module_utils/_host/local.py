@@ -85,8 +85,7 @@ def _write(path: str, text: str, mode: int) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
         raise
 
 
@@ -121,15 +120,14 @@ def _act(host: LocalHost, action: Action) -> str:
 def carry_out(host: LocalHost, steps: t.Sequence[Step]) -> None:
     """Do the steps in order. When one fails, undo it and those before it, the last first, and raise StepError."""
     for number, step in enumerate(steps):
-        failure = next((failure for action in step.do for failure in [_act(host, action)] if failure), "")
-        if failure:
-            left = [
-                problem
-                for done in reversed(steps[: number + 1])
-                for action in done.undo
-                for problem in [_act(host, action)]
-                if problem
-            ]
+        for position, action in enumerate(step.do):
+            failure = _act(host, action)
+            if not failure:
+                continue
+            # An action that fails has changed nothing: when it is the first one, its step has nothing to undo.
+            begun = steps[: number + 1] if position else steps[:number]
+            undos = (undo for done in reversed(begun) for undo in done.undo)
+            left = [problem for problem in (_act(host, undo) for undo in undos) if problem]
             state = f"undoing it failed too: {'; '.join(left)}" if left else "everything is as it was before"
             raise StepError(f"{step.what}: {failure}; {state}")
 

@@ -10,7 +10,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from .domains import DomainError, DomainSet
+from .domains import DomainSet
 from .messages import Problem, RequestError
 from .ports import PortError, PortSet
 
@@ -45,10 +45,12 @@ def family_of(network: str) -> str:
 def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
     """The fewest networks in CIDR notation that cover the same addresses, IPv4 first, in order of address.
 
-    Raises ValueError when a text is no address or network, or has bits set behind its prefix.
+    Raises ValueError when a text is no address or network, has bits set behind its prefix, or names an interface.
     """
     by_version: dict[int, list[Network]] = {4: [], 6: []}
     for text in texts:
+        if "%" in text:
+            raise ValueError(f"{text!r} names an interface (%); rules hold plain networks")
         network = ipaddress.ip_network(text.strip())
         by_version[network.version].append(network)
     return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))  # type: ignore[type-var]  # each list holds one version
@@ -202,14 +204,11 @@ def changes(before: RuleSet, after: RuleSet) -> list[Change]:
                 for edge in (low, high + 1)
             }
         )
-        runs: list[Change] = []
+        # At every edge an SDK begins or ends, so no two neighbouring runs change alike.
         for low, following in zip(edges, edges[1:]):
-            sdks = [tuple(sorted(sdk for sdk, ports in needs.items() if low in ports)) for needs in sides]
-            if runs and runs[-1].high == low - 1 and (runs[-1].before, runs[-1].after) == (sdks[0], sdks[1]):
-                runs[-1] = replace(runs[-1], high=following - 1)
-            else:
-                runs.append(Change(rule=rule, low=low, high=following - 1, before=sdks[0], after=sdks[1]))
-        found.extend(run for run in runs if run.before != run.after)
+            was, will = (tuple(sorted(sdk for sdk, ports in needs.items() if low in ports)) for needs in sides)
+            if was != will:
+                found.append(Change(rule=rule, low=low, high=following - 1, before=was, after=will))
     return found
 
 
@@ -236,6 +235,22 @@ def _parse_ports(texts: t.Any, where: str, problems: list[Problem]) -> PortSet:
         except PortError as error:
             problems.append(Problem(f"{where}[{index}]", str(error)))
     return ports
+
+
+def _parse_each(
+    item: dict[str, t.Any], key: str, read: t.Callable[[str], t.Iterable[str]], where: str, problems: list[Problem]
+) -> list[str]:
+    texts = item.get(key) or []
+    if not isinstance(texts, list):
+        problems.append(Problem(f"{where}.{key}", f"a list is needed, not {texts!r}"))
+        return []
+    found: list[str] = []
+    for index, text in enumerate(texts):
+        try:
+            found += read(str(text))
+        except ValueError as error:
+            problems.append(Problem(f"{where}.{key}[{index}]", str(error)))
+    return found
 
 
 def _parse_rule(item: t.Any, where: str, problems: list[Problem]) -> Rule | None:
@@ -270,28 +285,21 @@ def _parse_rule(item: t.Any, where: str, problems: list[Problem]) -> Rule | None
     if len(problems) == count and union != ports:
         only = f"only in ports: {ports - union or 'none'}; only in sdks: {union - ports or 'none'}"
         problems.append(Problem(f"{where}.ports", f"ports and sdks must name the same ports; {only}"))
-    networks: tuple[str, ...] = ()
-    domains = DomainSet()
-    try:
-        networks = normalise_networks(str(text) for text in item.get("networks") or ())
-        domains = DomainSet.of(*(str(text) for text in item.get("domains") or ()))
-    except (ValueError, DomainError) as error:
-        problems.append(Problem(where, str(error)))
-    else:
-        for key, filled in (("networks", bool(networks)), ("domains", bool(domains))):
-            owner = "names" if key == "domains" else "networks"
-            if filled != (scope == owner):
-                problems.append(
-                    Problem(f"{where}.{key}", f"is given with scope {owner}, and only there; the scope is {scope}")
-                )
+    networks = _parse_each(item, "networks", lambda text: normalise_networks([text]), where, problems)
+    domains = _parse_each(item, "domains", DomainSet.of, where, problems)
+    for key, owner in (("networks", "networks"), ("domains", "names")):
+        if scope == owner and not item.get(key):
+            problems.append(Problem(f"{where}.{key}", f"is needed with scope {owner}"))
+        elif item.get(key) and scope != owner:
+            problems.append(Problem(f"{where}.{key}", f"goes with scope {owner} only; the scope is {scope}"))
     if len(problems) > count:
         return None
     return Rule(
         direction=item["direction"],
         protocol=item["protocol"],
         scope=scope,
-        networks=networks,
-        domains=domains,
+        networks=normalise_networks(networks),
+        domains=DomainSet.of(*domains),
         needs=tuple(sorted(needs.items())),
     )
 

@@ -32,7 +32,8 @@ def rules(place: str, sources: list[str]) -> str:
     for source in sources:
         family, key = ("6", "ip6") if ":" in source else ("4", "ip")
         for protocol in ("tcp", "udp"):
-            lines.append(f"{key} saddr {source} meta l4proto {protocol} add @{protocol}{family} {{ th dport }} {verdict}")
+            packets = f"{key} saddr {source} meta l4proto {protocol}"
+            lines.append(f"{packets} add @{protocol}{family} {{ th dport }} {verdict}")
     return "\n".join([*lines, "}", "}", ""])
 
 
@@ -45,7 +46,8 @@ def meet(addresses: list[str]) -> None:
             with socket.socket(family, socket.SOCK_DGRAM) as udp:
                 udp.sendto(b"", (address, 9))
             time.sleep(0.02)
-            shown = subprocess.run(["ip", "-json", "neigh", "show", address], check=True, capture_output=True, text=True)
+            argv = ["ip", "-json", "neigh", "show", address]
+            shown = subprocess.run(argv, check=True, capture_output=True, text=True)
             states = [state for entry in json.loads(shown.stdout or "[]") for state in entry.get("state", [])]
             if {"REACHABLE", "DELAY", "PROBE", "STALE"} & set(states):
                 break

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._catalog import CATALOG
@@ -11,12 +13,15 @@ from ansible_collections.openagora.firewall.plugins.module_utils._catalog.editio
     Edition,
     Listing,
     RevisionError,
+    catalog_data,
     difference,
+    differences,
     in_force,
     latest_revision,
     parse_revision,
     successors,
 )
+from ansible_collections.openagora.firewall.plugins.module_utils._model.messages import RequestError
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,3 +167,67 @@ def test_difference_mirrored() -> None:
         back.udp_added,
         back.domains_added,
     )
+
+
+BOTH = {"gone": WITHDRAWN, "living": Listing("living", "Living", (edition("2019-01-10"), edition("2020-01-01", "443")))}
+
+
+@pytest.mark.parametrize(
+    ("since", "revision", "texts"),
+    [
+        ("2019-01-10", "2019-02-01", {}),
+        ("2019-02-01", "2019-09-15", {}),
+        ("2019-02-01", "2019-09-16", {"gone": "tcp -80"}),
+        ("2019-09-16", "2019-02-01", {"gone": "tcp +80"}),
+        ("2019-02-01", "latest", {"gone": "tcp -80", "living": "tcp +443 -80"}),
+    ],
+)
+def test_differences(since: str, revision: str, texts: dict[str, str]) -> None:
+    assert {sdk: str(change) for sdk, change in differences(BOTH, since, revision).items()} == texts
+
+
+def test_differences_tell_both_bad_revisions() -> None:
+    with pytest.raises(RequestError) as caught:
+        differences(CATALOG, "2018-10-31", "soon")
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"since: '2018-10-31' lies before Agora's first list in the catalog; {LEGAL}",
+        f"revision: 'soon' is not a date; {LEGAL}",
+    ]
+
+
+def test_difference_as_data() -> None:
+    assert difference(*CATALOG["native"].editions).data() == {
+        "tcp_added": ["9700", "25000", "30000"],
+        "tcp_removed": [],
+        "udp_added": ["7000", "8913"],
+        "udp_removed": [],
+        "domains_added": list(CATALOG["native"].editions[1].domains[1:]),
+        "domains_removed": ["vocs.agora.io", "qoslbs.agora.io", "qos.agora.io"],
+    }
+
+
+def test_the_catalog_as_data() -> None:
+    data = catalog_data({"gone": WITHDRAWN, "recording": CATALOG["recording"]})
+    assert json.loads(json.dumps(data)) == data
+    assert list(data) == ["gone", "recording"]
+    assert [edition["effective_from"] for edition in data["gone"].pop("editions")] == ["2019-01-10", "2019-03-01"]
+    assert data["gone"] == {"title": "Gone", "withdrawn": "2019-09-16", "instead": "cloud proxy"}
+    (recorded,) = data["recording"]["editions"]
+    notes = recorded.pop("notes")
+    assert len(notes) == 2
+    assert recorded == {
+        "effective_from": "2018-11-01",
+        "source": "AgoraIO/Documentation, en/Agora Platform/firewall.md, cccb0d6af1e4",
+        "tcp": ["1080", "8000"],
+        "udp": [],
+        "udp_duplex": ["1080", "4000-4030", "8000", "9700", "25000"],
+        "udp_downstream": True,
+        "domains": [".agora.io", "vocs.agora.io", "qoslbs.agora.io", "qos.agora.io"],
+    }
+
+
+@pytest.mark.parametrize("thing", [FIRST, LIVING, difference(FIRST, SECOND)], ids=lambda thing: type(thing).__name__)
+def test_the_catalogs_things_are_values(thing: object) -> None:
+    assert hash(thing) == hash(replace(thing))
+    with pytest.raises(FrozenInstanceError):
+        setattr(thing, fields(thing)[0].name, "")

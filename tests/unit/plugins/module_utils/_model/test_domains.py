@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import FrozenInstanceError
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.domains import (
@@ -214,3 +215,11 @@ def test_union(left: list[str], right: list[str]) -> None:
 @given(LISTS, st.randoms())
 def test_the_order_in_which_names_come_does_not_matter(entries: list[str], random) -> None:
     assert DomainSet.of(*entries) == DomainSet.of(*random.sample(entries, len(entries)))
+
+
+def test_sets_are_values() -> None:
+    one, two = DomainSet.of("a.io"), DomainSet.of("b.io")
+    assert {one, two, DomainSet.of("A.io")} == {one, two}
+    assert sorted([two, one]) == [one, two]
+    with pytest.raises(FrozenInstanceError):
+        one.names = two.names  # type: ignore[misc]  # the assignment is what is refused

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortError, PortSet
@@ -243,3 +244,11 @@ def test_the_empty_set_has_no_chunks() -> None:
 def test_chunks_need_room_for_a_range() -> None:
     with pytest.raises(ValueError, match="1 slots cannot hold a range"):
         PortSet.of(80).chunks(1)
+
+
+def test_sets_are_values() -> None:
+    one, two = PortSet.of(80), PortSet.of(443)
+    assert {one, two, PortSet.parse("80")} == {one, two}
+    assert sorted([two, one]) == [one, two]
+    with pytest.raises(FrozenInstanceError):
+        one.ranges = two.ranges  # type: ignore[misc]  # the assignment is what is refused

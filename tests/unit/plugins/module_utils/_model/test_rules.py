@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
+from dataclasses import FrozenInstanceError
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.domains import DomainSet
@@ -411,7 +413,17 @@ JUNK = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(entry(networks=[], domains=[]))), JUNK))
 def test_whatever_an_entry_holds_the_answer_is_a_rule_set_or_its_problems(fields: dict) -> None:
-    try:
-        parse_rules([{**entry(), **fields}])
-    except RequestError as error:
-        assert all(problem.where.startswith("rules[0]") for problem in error.problems)
+    with suppress(RequestError):
+        parsed = parse_rules([{**entry(), **fields}])
+        assert parse_rules(parsed.data()) == parsed
+
+
+def test_rules_are_values() -> None:
+    one, two = RuleSet.of([egress(web="80")]), RuleSet.of([egress(web="81")])
+    (change,) = changes(RuleSet(), one)
+    assert {one, two, RuleSet.of([egress(web="80")])} == {one, two}
+    assert sorted([two, one]) == [one, two]
+    assert sorted([*changes(RuleSet(), two), change])[0] == change
+    for thing, name in ((one, "rules"), (one.rules[0], "needs"), (change, "low")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, ())

@@ -1,0 +1,56 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts of a scenario, as fixtures; what is tested is in tests/contract."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
+from contract.document import SDKS
+from contract.lab import Machine, Target, inventory
+from contract.profiles import PROFILES
+
+LISTED = inventory()
+
+
+def machine_variables(name: str) -> dict[str, object]:
+    """A host's variables in the inventory."""
+    variables: dict[str, object] = LISTED["_meta"]["hostvars"][name]
+    return variables
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of a scenario runs on each host of the group that has the scenario's name."""
+    if "target" in metafunc.fixturenames:
+        group = pathlib.Path(metafunc.module.__file__).parents[1].name
+        names = LISTED[group]["hosts"]
+        metafunc.parametrize("target", [(group, name) for name in names], indirect=True, ids=names, scope="session")
+
+
+@pytest.fixture(scope="session")
+def far() -> Machine:
+    """The other side of every host under test."""
+    machine = Machine("far", machine_variables("far"))
+    # Its kernel tells every sender about a closed port, not one in a second.
+    machine.run("sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
+    return machine
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest, far: Machine) -> Target:
+    """A host under test."""
+    group, name = request.param
+    return Target(name, machine_variables(name), far, PROFILES[group])
+
+
+@pytest.fixture(scope="class")
+def opened(target: Target) -> Target:
+    """The host with everything open, made once for a class of tests that leave it so."""
+    target.reset()
+    target.apply(*SDKS)
+    return target

@@ -1,0 +1,275 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts of a scenario, what is asked of them and what is measured on them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import testinfra
+
+from . import document
+
+if t.TYPE_CHECKING:
+    from .profiles import Profile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+INVENTORY = ROOT / "extensions" / "molecule" / "inventory"
+
+ENVIRONMENT = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+    "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+}
+
+# The sets of a measurement: a protocol and a family each.
+SETS = ("tcp4", "tcp6", "udp4", "udp6")
+
+Ports = dict[str, set[int]]
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's commands, that of this Python's environment."""
+    argv = [str(pathlib.Path(sys.executable).with_name(name)), *arguments]
+    return subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def inventory() -> dict[str, t.Any]:
+    """The hosts and groups of the scenarios, with all their variables."""
+    listed = tool("ansible-inventory", "--inventory", str(INVENTORY), "--list")
+    data: dict[str, t.Any] = json.loads(listed.stdout)
+    return data
+
+
+def as_text(ports: t.Iterable[int]) -> str:
+    """Ports as a person writes them."""
+    ranges: list[list[int]] = []
+    for port in sorted(ports):
+        if ranges and ranges[-1][1] == port - 1:
+            ranges[-1][1] = port
+        else:
+            ranges.append([port, port])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def as_sets(found: dict[str, list[list[int]]]) -> Ports:
+    """What an instrument printed: ranges, by protocol and family."""
+    return {name: {port for low, high in ranges for port in range(low, high + 1)} for name, ranges in found.items()}
+
+
+def both_families(ports: Ports) -> Ports:
+    """What is expected of IPv4 and IPv6 alike."""
+    return {name: ports[name[:3]] for name in SETS}
+
+
+def neighbours(ports: t.Iterable[int]) -> set[int]:
+    """low-1 and high+1 of every range of ports."""
+    ports = set(ports)
+    return {near for port in ports for near in (port - 1, port + 1) if near not in ports and 1 <= near <= 65535}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The ports whose packets came through, in each direction, as seen from the host under test."""
+
+    egress: Ports
+    ingress: Ports
+
+
+def differences(direction: str, expected: Ports, measured: Ports) -> list[str]:
+    """What is closed and should be open, and what is open beyond; the neighbours of a range are named first."""
+    lines = []
+    for name in SETS:
+        beyond = measured[name] - expected[name]
+        near = beyond & neighbours(expected[name])
+        for text, ports in (
+            ("closed", expected[name] - measured[name]),
+            ("open, next to a listed range", near),
+            ("open beyond the list", beyond - near),
+        ):
+            if ports:
+                lines.append(f"{direction} {name} {text}: {as_text(ports)}")
+    return lines
+
+
+def changes(before: dict[str, t.Any], after: dict[str, t.Any]) -> list[str]:
+    """What differs between two states of a host, for a person."""
+    lines = []
+    for part in before:
+        one, other = before[part], after[part]
+        if part == "/etc":
+            one, other = ([f"{path} {text}" for path, text in sorted(files.items())] for files in (one, other))
+        lines += [f"{part}: {line}" for line in difflib.ndiff(one, other) if line[0] in "+-"]
+    return lines
+
+
+class Machine:
+    """A test host: commands and instruments on it."""
+
+    def __init__(self, name: str, variables: dict[str, t.Any]) -> None:
+        self.name = name
+        self.container: str = variables["ansible_host"]
+        self.addresses = (variables["test_host_ipv4"], variables["test_host_ipv6"])
+        self.shell = testinfra.get_host(f"podman://{self.container}")
+
+    def run(self, command: str) -> str:
+        """Run a shell command that has to succeed; gives back what it prints."""
+        done = self.shell.run(command)
+        assert done.rc == 0, f"{self.name}: {command}: code {done.rc}: {done.stderr}{done.stdout}"
+        return str(done.stdout)
+
+    def instrument(self, name: str, *arguments: str) -> t.Any:
+        """Run one of the instruments; gives back what it prints as JSON."""
+        text = self.run(" ".join(("python3", f"/opt/instruments/{name}.py", *arguments)))
+        return json.loads(text) if text else None
+
+    def echo(self, *arguments: str) -> Echo:
+        """Answer on every port while the context lasts."""
+        return Echo(self, arguments)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """The answering instrument on a host."""
+
+    machine: Machine
+    arguments: tuple[str, ...]
+
+    def __enter__(self) -> None:
+        command = " ".join(("python3 /opt/instruments/echo.py", *self.arguments))
+        self.machine.run(f"systemd-run --quiet --unit=echo --collect --service-type=notify {command}")
+
+    def __exit__(self, *_error: object) -> None:
+        self.machine.run("systemctl stop echo.service")
+
+
+class Target(Machine):
+    """A host under test, with the firewall of a backend, and the other side of its cable."""
+
+    def __init__(self, name: str, variables: dict[str, t.Any], far: Machine, profile: Profile) -> None:
+        super().__init__(name, variables)
+        self.far = far
+        self.profile = profile
+
+    def reset(self, firewall: str | None = None) -> None:
+        """As it was made, with its backend's own firewall and neighbours, or with another kind of `reset`."""
+        self.run(f"/opt/instruments/reset {firewall or self.profile.name}")
+
+    def state(self) -> dict[str, t.Any]:
+        """Everything that the collection might change."""
+        state: dict[str, t.Any] = self.instrument("state")
+        return state
+
+    def reboot(self) -> None:
+        """Restart the host; returns when it has started all its services."""
+        subprocess.run(["podman", "restart", "--time", "2", self.container], check=True, capture_output=True)
+        deadline = time.monotonic() + 30
+        while self.shell.run("systemctl is-system-running --wait").stdout.strip() != "running":
+            failed = self.shell.run("systemctl --failed").stdout
+            assert time.monotonic() < deadline, f"{self.name} has not started: {failed}"
+            time.sleep(0.2)
+
+    @contextlib.contextmanager
+    def probe(self) -> t.Iterator[None]:
+        """While the context lasts, an ordinary service that starts as early as one can writes down what is in force."""
+        text = f"""
+            [Unit]
+            Description=Looks at the firewall when ordinary services start
+            [Service]
+            Type=oneshot
+            ExecStart=/bin/sh -c "({self.profile.show}) >/var/tmp/at-boot"
+            """
+        # Not below /etc, which is what tests compare.
+        folder = "/usr/local/lib/systemd/system"
+        self.run(f"mkdir -p {folder}/basic.target.wants; echo '{textwrap.dedent(text)}' >{folder}/probe.service")
+        self.run(f"ln -s {folder}/probe.service {folder}/basic.target.wants/")
+        try:
+            yield
+        finally:
+            self.run(f"rm -r {folder}/probe.service {folder}/basic.target.wants /var/tmp/at-boot")
+
+    def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
+        """Run a module of the collection through Ansible; gives back its result."""
+        arguments = [self.name, "--inventory", str(INVENTORY), "--diff", *flags, "-m", f"openagora.firewall.{module}"]
+        done = tool("ansible", *arguments, *(["-a", json.dumps(options)] if options else []))
+        try:
+            result: dict[str, t.Any] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"][self.name]
+        except (ValueError, LookupError) as error:
+            raise AssertionError(f"no result from ansible: {done.stdout}{done.stderr}") from error
+        return result
+
+    def apply(self, *sdks: str, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
+        """Run module apply, which has to succeed."""
+        if sdks:
+            options["sdks"] = list(sdks)
+        result = self.module("apply", *(["--check"] if check else []), **options)
+        assert not result.get("failed"), result.get("msg")
+        return result
+
+    def refused(self, **options: t.Any) -> str:
+        """Run module apply, which has to fail with a message of its own and change nothing; gives back the message."""
+        before = self.state()
+        result = self.module("apply", **options)
+        assert result.get("failed"), result
+        assert "Traceback" not in result["msg"] + result.get("module_stderr", ""), result
+        assert not changes(before, self.state())
+        return str(result["msg"])
+
+    def measure(
+        self,
+        *,
+        directions: t.Collection[str] = ("egress", "ingress"),
+        sport: int = 2,
+        flags: str = "syn",
+        low: int = 1,
+        high: int = 65535,
+    ) -> Measured:
+        """Send a packet to every port, in both directions, protocols and families, and see which come through.
+
+        Egress is what arrives on the other side; ingress is what comes past all chains of the host's input hook.
+        """
+        packets = ("--sport", str(sport), "--flags", flags, "--low", str(low), "--high", str(high))
+        # What former packets left in connection tracking must not let anything through.
+        self.run("conntrack --flush")
+        ways = {"egress": (self, self.far, "wire"), "ingress": (self.far, self, "past")}
+        # Also where only ingress is measured: the other side gets to know this host.
+        for sender, receiver, place in ways.values():
+            receiver.instrument("witness", "begin", "--place", place, "--sources", *sender.addresses)
+        with ThreadPoolExecutor() as pool:
+            sent = [
+                pool.submit(sender.instrument, "sender", *receiver.addresses, *packets)
+                for direction, (sender, receiver, _place) in ways.items()
+                if direction in directions
+            ]
+            for sending in sent:
+                counts = sending.result()
+                assert all(sum(count.values()) == high - low + 1 for count in counts.values()), counts
+            seen = {
+                direction: pool.submit(receiver.instrument, "witness", "end")
+                for direction, (_sender, receiver, _place) in ways.items()
+            }
+        return Measured(**{direction: as_sets(recording.result()) for direction, recording in seen.items()})
+
+    def assert_open(self, *sdks: str) -> None:
+        """By packets: open is what the document lists for these SDKs, and nothing else."""
+        measured = self.measure()
+        assert not differences("egress", both_families(document.egress(sdks)), measured.egress)
+        assert not differences("ingress", both_families(document.ingress(sdks)), measured.ingress)
+
+    def lets_out(self, protocol: str, port: int) -> dict[str, bool]:
+        """By packets: whether one port is open for egress, for each family."""
+        measured = self.measure(directions=["egress"], low=port, high=port)
+        return {name[-1]: port in measured.egress[name] for name in SETS if name.startswith(protocol)}

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is special to one backend: how its host's firewall is broken, reloaded and looked into by hand."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+__all__ = ["PROFILES", "Breakage", "Profile"]
+
+
+class Breakage(t.NamedTuple):
+    """Something done by hand that closes a port which the SDKs need; `families` are those in which it does."""
+
+    name: str
+    command: str
+    protocol: str
+    port: int
+    families: str = "46"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One backend. Its name is also that of its hosts' own firewall, and of its group in the inventory."""
+
+    name: str
+    # Another backend that its hosts have, and commands without which that one is not there.
+    other: str
+    other_commands: str
+    # What loads the host's own firewall at boot, and the verbs by which an operator makes it do so again.
+    loader: str
+    reloads: tuple[str, ...]
+    # Lists the rules that are in force, ours among them.
+    show: str
+    breakages: tuple[Breakage, ...]
+    # A foreign rule that is put before ours, closes no needed port, and has to stay where it is; how to see it there.
+    innocent: str
+    first_rule: str
+    # A foreign object that carries a name of ours; that name.
+    foreign: str
+    foreign_name: str
+
+
+IPTABLES = Profile(
+    name="iptables",
+    other="nftables",
+    other_commands="/usr/sbin/nft",
+    loader="netfilter-persistent.service",
+    reloads=("restart", "reload"),
+    show="iptables-save; ip6tables-save",
+    breakages=(
+        Breakage("ports deleted", "iptables -D openagora-output 1", "tcp", 1080, families="4"),
+        Breakage("IPv6 ports deleted", "ip6tables -D openagora-output 1", "tcp", 1080, families="6"),
+        Breakage("chain flushed", "for i in iptables ip6tables; do $i -F openagora-output; done", "tcp", 443),
+        Breakage("jump deleted", "ip6tables -D OUTPUT 1", "udp", 3478, families="6"),
+        Breakage(
+            "chain gone",
+            "for i in iptables ip6tables; do $i -D OUTPUT 1; $i -F openagora-output; $i -X openagora-output; done",
+            "udp",
+            10000,
+        ),
+        Breakage("drop before ours", "iptables -I OUTPUT -p tcp --dport 443 -j DROP", "tcp", 443, families="4"),
+        Breakage(
+            "drop in our chain",
+            "ip6tables -I openagora-output -p udp --dport 4000:4010 -j DROP",
+            "udp",
+            4005,
+            families="6",
+        ),
+    ),
+    innocent="iptables -I OUTPUT 1 -d 203.0.113.5/32 -p tcp -m tcp --dport 443 -j REJECT",
+    first_rule="iptables -S OUTPUT 1 | grep -c 203.0.113.5",
+    foreign="iptables -N openagora-output && iptables -A openagora-output -p tcp --dport 1 -j ACCEPT",
+    foreign_name="openagora-output",
+)
+
+DELETE_JUMP = (
+    "nft -a list chain inet filter output | sed -n 's/.*jump openagora_output.* handle //p'"
+    " | xargs nft delete rule inet filter output handle"
+)
+
+NFTABLES = Profile(
+    name="nftables",
+    other="iptables",
+    other_commands="/usr/sbin/iptables* /usr/sbin/ip6tables*",
+    loader="nftables.service",
+    reloads=("restart", "reload"),
+    show="nft list ruleset",
+    breakages=(
+        Breakage("port deleted", "nft delete element inet filter openagora_web_egress_tcp '{ 443 }'", "tcp", 443),
+        Breakage("set flushed", "nft flush set inet filter openagora_signaling_egress_udp", "udp", 8180),
+        Breakage("chain flushed", "nft flush chain inet filter openagora_output", "tcp", 443),
+        Breakage("jump deleted", DELETE_JUMP, "udp", 3478),
+        Breakage(
+            "chain gone",
+            f"{DELETE_JUMP}; nft delete chain inet filter openagora_output",
+            "udp",
+            10000,
+        ),
+        Breakage("drop before ours", "nft insert rule inet filter output tcp dport 443 drop", "tcp", 443),
+        Breakage(
+            "drop in our chain", "nft insert rule inet filter openagora_output udp dport 4000-4010 drop", "udp", 4005
+        ),
+        Breakage(
+            "IPv6 drop before ours",
+            "nft insert rule inet filter output meta nfproto ipv6 tcp dport 443 drop",
+            "tcp",
+            443,
+            families="6",
+        ),
+    ),
+    innocent="nft insert rule inet filter output ip daddr 203.0.113.5 tcp dport 443 reject",
+    first_rule="nft list chain inet filter output | grep -A 1 policy | grep -c 203.0.113.5",
+    foreign="nft 'add chain inet filter openagora_output; add rule inet filter openagora_output tcp dport 1 accept'",
+    foreign_name="openagora_output",
+)
+
+PROFILES = {profile.name: profile for profile in (IPTABLES, NFTABLES)}

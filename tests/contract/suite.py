@@ -1,0 +1,392 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backend contract as tests of a host; a scenario's test module imports the classes."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from . import document
+from .lab import as_sets, as_text, both_families, changes, differences, neighbours
+from .profiles import PROFILES
+
+if t.TYPE_CHECKING:
+    from .lab import Machine, Ports, Target
+
+__all__ = [
+    "TestBoot",
+    "TestChanges",
+    "TestDrift",
+    "TestErrors",
+    "TestInstruments",
+    "TestPackets",
+    "TestReturnTraffic",
+    "TestUndo",
+]
+
+ALL = document.SDKS
+NOTHING: Ports = both_families({"tcp": set(), "udp": set()})
+EVERYTHING: Ports = both_families({"tcp": document.to(1, 65535), "udp": document.to(1, 65535)})
+
+ECONNREFUSED = 111
+
+
+class TestInstruments:
+    """The instruments themselves, against firewalls made by hand: they see what is there, and what is not."""
+
+    def test_closed_host(self, target: Target) -> None:
+        target.reset()
+        measured = target.measure()
+        assert measured.egress == NOTHING
+        assert measured.ingress == NOTHING
+
+    def test_open_host(self, target: Target) -> None:
+        target.reset("none")
+        measured = target.measure()
+        assert not differences("egress", EVERYTHING, measured.egress)
+        assert not differences("ingress", EVERYTHING, measured.ingress)
+
+    def test_some_ports_in_one_family(self, target: Target) -> None:
+        target.reset("none")
+        rules = """
+            table inet by_hand {
+                chain output { type filter hook output priority 0; policy drop;
+                    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+                    meta nfproto ipv6 udp dport { 1, 1000-2000, 65535 } accept; }
+                chain input { type filter hook input priority 0; policy drop;
+                    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+                    meta nfproto ipv4 tcp dport 1-65534 accept; }
+            }"""
+        target.run(f"echo '{rules}' | nft -f -")
+        measured = target.measure()
+        assert measured.egress == {**NOTHING, "udp6": {1, 65535, *document.to(1000, 2000)}}
+        assert measured.ingress == {**NOTHING, "tcp4": document.to(1, 65534)}
+
+    def test_answers_need_return_traffic(self, target: Target, far: Machine) -> None:
+        """A host that lets everything out and nothing in gets no answer, and is told no error."""
+        target.reset("none")
+        target.run("nft 'add table inet by_hand; add chain inet by_hand input { type filter hook input priority 0; }'")
+        target.run("nft add rule inet by_hand input icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept")
+        target.run("nft add rule inet by_hand input meta l4proto '{ tcp, udp, icmp, icmpv6 }' drop")
+        with far.echo("--redirect-tcp"):
+            answered = target.instrument("client", "exchange", *far.addresses, "--tcp", "443", "--udp", "3478")
+        assert as_sets(answered) == NOTHING
+        with far.echo("--too-big"):
+            target.run("ip route flush cache; ip -6 route flush cache")
+            told = target.instrument("client", "errors", *far.addresses, "--udp", "3478")
+        assert [entry["errno"] for answers in told.values() for entry in answers] == [None, None]
+        assert [entry["mtu"] for answers in told.values() for entry in answers] == [1500, 1500]
+
+
+class TestPackets:
+    """What is open, by packets to all 65,535 ports of both protocols, in both directions and families."""
+
+    @pytest.mark.parametrize("sdks", [*((sdk,) for sdk in ALL), ALL], ids="+".join)
+    def test_open_is_exactly_the_list(self, target: Target, sdks: tuple[str, ...]) -> None:
+        """Every listed port in its direction; no neighbour of a range, no egress port from outside, nothing else."""
+        target.reset()
+        result = target.apply(*sdks)
+        assert result["backend"]["name"] == target.profile.name
+        measured = target.measure()
+        for name in measured.egress:
+            listed = document.egress(sdks)[name[:3]]
+            for port in sorted(neighbours(listed)):
+                assert port not in measured.egress[name], f"egress {name} {port}, next to a range"
+            if "recording" not in sdks:
+                assert not listed & measured.ingress[name], f"ingress {name} on egress ports"
+        assert not differences("egress", both_families(document.egress(sdks)), measured.egress)
+        assert not differences("ingress", both_families(document.ingress(sdks)), measured.ingress)
+
+    def test_ingress_from(self, target: Target, far: Machine) -> None:
+        """Ingress only from where it was asked for: the other side's IPv4 address, and no IPv6."""
+        target.reset()
+        target.apply("recording", ingress_from=[f"{far.addresses[0]}/32", "2001:db8::/32"])
+        measured = target.measure(directions=["ingress"])
+        wanted = document.ingress(["recording"])["udp"]
+        assert not differences("ingress", {**NOTHING, "udp4": wanted}, measured.ingress)
+
+
+class TestReturnTraffic:
+    """What is opened works, on a host whose own firewall knows no established connections; and only that."""
+
+    def test_answers(self, opened: Target, far: Machine) -> None:
+        """Real connections and datagrams to every port get their answer, though nothing else lets it in or out."""
+        ports = document.egress(ALL)
+        with far.echo("--redirect-tcp"):
+            arguments = ("--tcp", as_text(ports["tcp"]), "--udp", as_text(ports["udp"]))
+            answered = opened.instrument("client", "exchange", *far.addresses, *arguments)
+        assert not differences("answers from outside", both_families(ports), as_sets(answered))
+        ports = document.ingress(ALL)
+        with opened.echo():
+            answered = far.instrument("client", "exchange", *opened.addresses, "--udp", as_text(ports["udp"]))
+        assert not differences("answers to outside", both_families(ports), as_sets(answered))
+
+    def test_errors_about_our_packets(self, opened: Target, far: Machine) -> None:
+        """A closed port on the other side, and a link on the way that is too narrow, are told to the socket."""
+        told = opened.instrument("client", "errors", *far.addresses, "--udp", "3478,4000")
+        assert [entry["errno"] for answers in told.values() for entry in answers] == [ECONNREFUSED] * 4
+        opened.run("ip route flush cache; ip -6 route flush cache")
+        with far.echo("--too-big"):
+            told = opened.instrument("client", "errors", *far.addresses, "--udp", "3478")
+        opened.run("ip route flush cache; ip -6 route flush cache")
+        assert [entry["mtu"] for answers in told.values() for entry in answers] == [1280, 1280]
+
+    @pytest.mark.parametrize(("sport", "flags"), [(443, "syn"), (443, "syn,ack"), (3478, "ack"), (1080, "rst")])
+    def test_strays_from_ports_of_ours_stay_outside(self, opened: Target, sport: int, flags: str) -> None:
+        """The source port alone lets nothing in that belongs to no connection of ours."""
+        measured = opened.measure(directions=["ingress"], sport=sport, flags=flags)
+        assert not differences("ingress", both_families(document.ingress(ALL)), measured.ingress)
+
+    def test_strays_from_ports_of_ours_stay_inside(self, target: Target) -> None:
+        """The same for what leaves from a port on which recording receives."""
+        target.reset()
+        target.apply("recording")
+        measured = target.measure(directions=["egress"], sport=40000)
+        assert not differences("egress", both_families(document.egress(["recording"])), measured.egress)
+
+
+class TestChanges:
+    """From one wish to the next."""
+
+    @pytest.mark.parametrize(
+        "options", [{"sdks": ["web", "recording"]}, {"state": "absent"}], ids=["present", "absent"]
+    )
+    def test_four_steps(self, target: Target, options: dict[str, t.Any]) -> None:
+        """check = changed, run = changed, check = unchanged, run = unchanged; a check writes nothing."""
+        target.reset()
+        if "state" in options:
+            target.apply(*ALL)
+        before = target.state()
+        check = target.apply(check=True, **options)
+        assert not changes(before, target.state())
+        run = target.apply(**options)
+        after = target.state()
+        assert changes(before, after)
+        for result in (check, run):
+            assert result["changed"] is True
+            assert result["added"] + result["removed"]
+        for key in ("added", "removed", "diff"):
+            assert check[key] == run[key], key
+        assert any(entry["prepared"].strip() for entry in run["diff"])
+        for again in (target.apply(check=True, **options), target.apply(**options)):
+            assert again["changed"] is False, again
+            assert not again["added"] + again["removed"]
+        assert not changes(after, target.state())
+
+    def test_an_sdk_that_goes_takes_only_its_own_ports(self, target: Target) -> None:
+        """A port that another SDK needs too stays open: 1080 and 8000 are on many lists, Web's range is around them."""
+        target.reset()
+        target.apply(*ALL)
+        for left in (("web", "signaling", "recording", "gaming"), ("recording", "gaming"), ("gaming",)):
+            assert target.apply(*left)["changed"] is True
+            target.assert_open(*left)
+
+    def test_applied_info(self, target: Target) -> None:
+        """What module applied_info reads from the live firewall is the document's list."""
+        target.reset()
+        nothing = target.module("applied_info")
+        assert not nothing["rules"] + nothing["backends"] + nothing["files"]
+        target.apply(*ALL)
+        info = target.module("applied_info")
+        assert info["backends"] == [target.profile.name]
+        assert info["files"]
+        found = {(rule["direction"], rule["protocol"]): ",".join(rule["ports"]) for rule in info["rules"]}
+        assert found == {
+            ("egress", "tcp"): as_text(document.egress(ALL)["tcp"]),
+            ("egress", "udp"): as_text(document.egress(ALL)["udp"]),
+            ("ingress", "udp"): as_text(document.ingress(ALL)["udp"]),
+        }
+
+    def test_two_plays_at_once(self, target: Target) -> None:
+        """They do not interleave: the host holds what one of them wanted."""
+        outcomes = []
+        for sdks in (("web",), ("native", "recording")):
+            target.reset()
+            target.apply(*sdks)
+            outcomes.append(target.state())
+        target.reset()
+        with ThreadPoolExecutor() as pool:
+            for play in [pool.submit(target.apply, "web"), pool.submit(target.apply, "native", "recording")]:
+                play.result()
+        found = target.state()
+        assert not all(changes(outcome, found) for outcome in outcomes)
+
+    def test_backend_switch(self, target: Target) -> None:
+        """The other backend of the host keeps nothing of ours."""
+        target.reset()
+        target.apply(*ALL)
+        wanted = target.state()
+        target.reset()
+        target.apply(*ALL, backend=target.profile.other)
+        assert target.apply(*ALL, backend=target.profile.name)["changed"] is True
+        assert not changes(wanted, target.state())
+
+
+class TestDrift:
+    """What somebody does by hand to rules of ours is seen by packets, told by a check and put right by a run."""
+
+    @pytest.mark.parametrize("number", range(max(len(profile.breakages) for profile in PROFILES.values())))
+    def test_broken_by_hand(self, opened: Target, number: int) -> None:
+        breakage = opened.profile.breakages[number]
+        opened.run(breakage.command)
+        broken = opened.state()
+        expected = {family: family not in breakage.families for family in "46"}
+        assert opened.lets_out(breakage.protocol, breakage.port) == expected, breakage.name
+        check = opened.apply(*ALL, check=True)
+        assert check["changed"] is True, breakage.name
+        assert not changes(broken, opened.state())
+        assert opened.apply(*ALL)["changed"] is True, breakage.name
+        assert opened.lets_out(breakage.protocol, breakage.port) == {"4": True, "6": True}, breakage.name
+
+    def test_all_is_repaired(self, opened: Target) -> None:
+        """After all that, everything is open and nothing is left to do."""
+        assert opened.apply(*ALL)["changed"] is False
+        opened.assert_open(*ALL)
+
+    def test_an_innocent_rule_before_ours(self, target: Target) -> None:
+        """Others may come first, and stay first, as long as they close no needed port."""
+        target.reset()
+        target.apply(*ALL)
+        target.run(target.profile.innocent)
+        before = target.state()
+        assert target.apply(*ALL, check=True)["changed"] is False
+        assert target.apply(*ALL)["changed"] is False
+        assert not changes(before, target.state())
+        target.apply("web")
+        assert target.shell.run(target.profile.first_rule).stdout.strip() == "1", target.run(target.profile.show)
+
+
+class TestUndo:
+    """`absent` gives back what was, to the letter."""
+
+    def test_with_neighbours(self, target: Target) -> None:
+        target.reset()
+        before = target.state()
+        target.apply(*ALL)
+        target.apply("web", "recording")
+        assert target.apply(state="absent", check=True)["changed"] is True
+        assert target.apply(state="absent")["changed"] is True
+        assert not changes(before, target.state())
+        assert target.apply(state="absent")["changed"] is False
+
+    def test_on_a_host_without_any_rule(self, target: Target) -> None:
+        target.reset("none")
+        before = target.state()
+        check = target.apply(*ALL, check=True, backend=target.profile.name)
+        assert not changes(before, target.state())
+        run = target.apply(*ALL, backend=target.profile.name)
+        assert check["changed"] is run["changed"]
+        again = target.apply(*ALL, backend=target.profile.name)
+        assert again["changed"] is False, again
+        target.apply(state="absent")
+        assert not changes(before, target.state())
+
+    def test_after_damage(self, target: Target) -> None:
+        """Also what somebody has damaged goes, and nothing of others with it."""
+        target.reset()
+        before = target.state()
+        target.apply(*ALL)
+        target.run(target.profile.breakages[0].command)
+        target.apply(state="absent")
+        assert not changes(before, target.state())
+
+
+class TestBoot:
+    """The rules come back by themselves, before any ordinary service starts."""
+
+    def test_reboot(self, target: Target) -> None:
+        target.reset()
+        target.apply(*ALL)
+        with target.probe():
+            target.reboot()
+            assert "openagora web" in target.run("cat /var/tmp/at-boot"), "not in force when ordinary services start"
+        assert not target.run("journalctl --boot --no-pager | grep -i 'ordering cycle' || true")
+        assert {"network-pre.target", "sysinit.target"} <= set(self.order(target, "Before"))
+        assert target.profile.loader in self.order(target, "After")
+        target.assert_open(*ALL)
+        assert target.apply(*ALL)["changed"] is False
+
+    @staticmethod
+    def order(target: Target, way: str) -> list[str]:
+        return target.run(f"systemctl show --value --property={way} openagora-firewall.service").split()
+
+    @pytest.mark.parametrize("verb", ["restart", "reload"])
+    def test_the_loader_again(self, target: Target, verb: str) -> None:
+        """Reloading the host's own firewall brings ours back with it."""
+        target.reset()
+        target.apply(*ALL)
+        target.run(f"systemctl {verb} {target.profile.loader}")
+        time.sleep(0.3)
+        assert target.lets_out("tcp", 443) == {"4": True, "6": True}
+        assert target.apply(*ALL)["changed"] is False
+
+    def test_absent_stays_absent(self, target: Target) -> None:
+        target.reset()
+        target.apply(*ALL)
+        target.apply(state="absent")
+        target.reboot()
+        assert "openagora" not in target.run(target.profile.show)
+        assert not target.run("systemctl list-units --all --no-legend 'openagora*'")
+
+
+class TestErrors:
+    """One clear error, and nothing has changed."""
+
+    def test_a_foreign_chain_with_a_name_of_ours(self, target: Target) -> None:
+        target.reset()
+        target.run(target.profile.foreign)
+        assert target.profile.foreign_name in target.refused(sdks=list(ALL))
+        assert target.profile.foreign_name in target.refused(sdks=["web"], state="present")
+
+    def test_all_problems_at_once(self, target: Target) -> None:
+        target.reset()
+        message = target.refused(
+            sdks=["web", "webb", " "],
+            revision="yesterday",
+            recording_port_ranges=["41000-40000"],
+            extra_ports=["0/tcp", "443", "65536/udp"],
+            extra_domains=["evil.example; reboot", 'a"b.example\n', "ok.example"],
+            ingress_from=["10.0.0.300/8"],
+        )
+        named = ["sdks[1]", "sdks[2]", "webb", "revision", "yesterday", "recording_port_ranges[0]"]
+        named += ["extra_ports[0]", "extra_ports[1]", "extra_ports[2]", "extra_domains[0]", "extra_domains[1]"]
+        for word in [*named, "10.0.0.300"]:
+            assert word in message, word
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({}, "sdks"),
+            ({"sdks": []}, "sdks"),
+            ({"sdks": ["web"], "revision": "2018-10-31"}, "2018-11-01"),
+            ({"sdks": ["web"], "backend": "pf"}, "pf"),
+        ],
+        ids=str,
+    )
+    def test_bad_input(self, target: Target, options: dict[str, t.Any], word: str) -> None:
+        assert word in target.refused(**options)
+
+    def test_a_backend_that_is_not_installed(self, target: Target) -> None:
+        target.reset()
+        target.run(f"mkdir /root/away && mv {target.profile.other_commands} /root/away/")
+        try:
+            result = target.module("apply", sdks=["web"], backend=target.profile.other)
+        finally:
+            target.run("mv /root/away/* /usr/sbin/ && rmdir /root/away")
+        assert result.get("failed")
+        assert target.profile.other in result["msg"]
+        assert "install" in result["msg"].lower()
+
+    def test_no_root(self, target: Target) -> None:
+        target.reset()
+        before = target.state()
+        nobody = ("--user", "nobody", "--extra-vars", "ansible_remote_tmp=/tmp/nobody")
+        result = target.module("apply", *nobody, sdks=["web"])
+        assert result.get("failed")
+        assert "root" in result["msg"]
+        assert not changes(before, target.state())

@@ -1,0 +1,33 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The quick start: `make open-agora` twice on a fresh throwaway host, `make sandbox-stop`."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+if t.TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Repository
+
+
+def test_the_quick_start(repository: Repository, tmp_path: Path) -> None:
+    # Sandboxes are known from the runtime directory: with a fresh one there is none yet, and others are left alone.
+    try:
+        first = repository.run("make", "open-agora", XDG_RUNTIME_DIR=str(tmp_path)).stdout
+        second = repository.run("make", "open-agora", XDG_RUNTIME_DIR=str(tmp_path)).stdout
+    finally:
+        repository.run("make", "sandbox-stop", XDG_RUNTIME_DIR=str(tmp_path))
+    assert list(tmp_path.rglob("*.json")) == []
+
+    assert re.search(r"^sandbox +: ok=\d+ +changed=1 .* failed=0 ", first, re.MULTILINE)
+    assert re.search(r"^sandbox +: ok=\d+ +changed=0 .* failed=0 ", second, re.MULTILINE)
+    assert "+ egress udp 3478 (web)" in first
+    assert "nothing changed" in second
+    for text in (first, second):
+        for rule in ("set openagora_web_egress_udp", "5866-5890", "10000-65535", "40000-41000", "policy drop"):
+            assert rule in text
+        assert "nothing on your machine has changed" in text
