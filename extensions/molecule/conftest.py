@@ -25,11 +25,16 @@ def machine_variables(name: str) -> dict[str, object]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of a scenario runs on each host of the group that has the scenario's name."""
+    """Every test of a scenario runs on each host of the group that has the scenario's name, and with its profile."""
+    scenario = pathlib.Path(metafunc.module.__file__).parents[1].name
     if "target" in metafunc.fixturenames:
-        group = pathlib.Path(metafunc.module.__file__).parents[1].name
-        names = LISTED[group]["hosts"]
-        metafunc.parametrize("target", [(group, name) for name in names], indirect=True, ids=names, scope="session")
+        hosts = LISTED[scenario]["hosts"]
+        metafunc.parametrize("target", [(scenario, name) for name in hosts], indirect=True, ids=hosts, scope="session")
+    if "breakage" in metafunc.fixturenames:
+        breakages = PROFILES[scenario].breakages
+        metafunc.parametrize("breakage", breakages, ids=[breakage.name for breakage in breakages])
+    if "verb" in metafunc.fixturenames:
+        metafunc.parametrize("verb", PROFILES[scenario].reloads)
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +49,8 @@ def far() -> Machine:
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest, far: Machine) -> Target:
     """A host under test."""
-    group, name = request.param
-    return Target(name, machine_variables(name), far, PROFILES[group])
+    scenario, name = request.param
+    return Target(name, machine_variables(name), far, PROFILES[scenario])
 
 
 @pytest.fixture(scope="class")

@@ -15,7 +15,7 @@ from ._model.messages import Notice
 from ._model.rules import RuleSet
 
 if t.TYPE_CHECKING:
-    from ._backends.contract import Host
+    from ._backends.contract import Host, Outcome
 
 __all__ = ["Live", "Prepared", "look", "prepare"]
 
@@ -40,6 +40,22 @@ class Live:
     files: tuple[str, ...]
 
 
+class _Look:
+    """A host asked each question once: a whole plan comes from one look, and no command runs twice for it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._answers: dict[tuple[str, ...], Outcome] = {}
+        self.which, self.read, self.exists = host.which, host.read, host.exists
+
+    def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
+        """The outcome of the first time that this command ran."""
+        key = (*argv, stdin or "")
+        if key not in self._answers:
+            self._answers[key] = self._host.run(argv, stdin=stdin)
+        return self._answers[key]
+
+
 def _others(host: Host, chosen: str) -> tuple[list[Step], RuleSet]:
     """The steps that take ours away from every backend but the chosen one, and the rules that go with them."""
     steps: list[Step] = []
@@ -61,6 +77,7 @@ def _refuse_names(rules: RuleSet, name: str) -> None:
 
 def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
     """The plan that makes the host hold exactly these rules, or none of ours (None). Raises BackendError."""
+    host = _Look(host)
     booting = boot.read(host)
     if rules is None:
         steps, before = _others(host, "")
@@ -91,6 +108,7 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
 
 def look(host: Host) -> Live:
     """What of ours is live, read from the host's firewalls and files. Raises BackendError."""
+    host = _Look(host)
     names = []
     rules: list[RuleSet] = []
     for name, backend in BACKENDS.items():

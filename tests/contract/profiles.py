@@ -43,16 +43,18 @@ class Profile:
     foreign_name: str
 
 
+DELETE_WEB = "{0} -S openagora-output | sed -n '/ 80,443,/s/^-A/{0} -D/p' | sh"
+
 IPTABLES = Profile(
     name="iptables",
     other="nftables",
     other_commands="/usr/sbin/nft",
     loader="netfilter-persistent.service",
-    reloads=("restart", "reload"),
+    reloads=("restart",),
     show="iptables-save; ip6tables-save",
     breakages=(
-        Breakage("ports deleted", "iptables -D openagora-output 1", "tcp", 1080, families="4"),
-        Breakage("IPv6 ports deleted", "ip6tables -D openagora-output 1", "tcp", 1080, families="6"),
+        Breakage("ports deleted", DELETE_WEB.format("iptables"), "tcp", 443, families="4"),
+        Breakage("IPv6 ports deleted", DELETE_WEB.format("ip6tables"), "tcp", 443, families="6"),
         Breakage("chain flushed", "for i in iptables ip6tables; do $i -F openagora-output; done", "tcp", 443),
         Breakage("jump deleted", "ip6tables -D OUTPUT 1", "udp", 3478, families="6"),
         Breakage(

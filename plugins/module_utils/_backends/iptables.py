@@ -31,8 +31,6 @@ _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
 # The save format leaves out a network that is everything; its halves keep `networks` apart from `any`.
 _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
 
-_ALL = PortSet.of((LOWEST, HIGHEST))
-
 # Where the boot script keeps which base chains exist only because of us: iptables-nft cannot tell (the built-in chains
 # of its save format are always listed), and `absent` has to take them away again.
 _MADE = "# Base chains that these rules brought along:"
@@ -62,8 +60,11 @@ def _options(spec: str) -> Options:
     return options
 
 
-def _ports(text: str) -> PortSet:
-    return PortSet.parse(text.replace(":", "-"))
+def _ports(text: str, *, negated: bool = False) -> PortSet:
+    pairs = (part.split(":") for part in text.split(","))
+    # Port 0 is legal in a rule, but no port that a rule set can hold.
+    ports = PortSet.of(*((max(int(pair[0]), LOWEST), int(pair[-1])) for pair in pairs if int(pair[-1])))
+    return PortSet.of((LOWEST, HIGHEST)) - ports if negated else ports
 
 
 def _multiport(ports: PortSet) -> str:
@@ -165,9 +166,9 @@ def _as_drop(options: Options) -> Drop | None:
         elif name == "-p!" and value in ("tcp", "udp"):
             protocol = "udp" if value == "tcp" else "tcp"
         elif name.rstrip("!") in ("--dport", "--dports"):
-            dports = _ports(value) if name[-1] != "!" else _ALL - _ports(value)
+            dports = _ports(value, negated=name.endswith("!"))
         elif name.rstrip("!") in ("--sport", "--sports"):
-            sports = _ports(value) if name[-1] != "!" else _ALL - _ports(value)
+            sports = _ports(value, negated=name.endswith("!"))
         elif not (
             name in ("-p!", "-j", "-g", "--comment", "--reject-with")
             or (name in ("--ctstate", "--state") and "NEW" in value)
@@ -410,8 +411,10 @@ class Iptables:
             for hook in HOOKS:
                 found: tuple[Accept, ...] = ()
                 for jump in ours.jumps:
-                    chain = _options(jump.spec).get("-j", "")
-                    if jump.base == _BASE[hook] and chain in ours.chains:
+                    options = _options(jump.spec)
+                    chain = options["-j"]
+                    # A jump with a condition leads only some packets to our chain.
+                    if jump.base == _BASE[hook] and chain in ours.chains and options.keys() <= {"-j", "--comment"}:
                         drops = list(family.drops(jump.base, stop=jump.index))
                         held = _accepts_of(ours.chains[chain], hook, family.family)
                         found += tuple(accept for accept in held if not any(closes(drop, (accept,)) for drop in drops))

@@ -15,7 +15,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from .._model.ports import PortSet
+from .._model.ports import HIGHEST, LOWEST, PortSet
 from .._model.rules import RuleSet, family_of, normalise_networks
 from . import boot
 from .contract import HOOKS, MARK, Accept, BackendError, Command, Drop, Place, Step, accepts, closes
@@ -27,7 +27,6 @@ __all__ = ["Nftables"]
 
 _CHAIN = {hook: f"{MARK}_{hook}" for hook in HOOKS}
 _FAMILIES = {"inet": ("ipv4", "ipv6"), "ip": ("ipv4",), "ip6": ("ipv6",)}
-_JUMP = 'comment "openagora"'
 
 # iptables-nft keeps its rules in tables of these names and base chains of these names; nft must not touch them.
 _IPTABLES_TABLES = ("filter", "nat", "mangle", "raw", "security")
@@ -81,10 +80,15 @@ class Table:
         """The ports in a set of ours."""
         return _elements(self.sets.get(name, {}).get("elem", ()))
 
-    def jumps(self, base: Chain) -> list[tuple[int, str]]:
-        """Where in a base chain a jump to ours stands (from 0), and to which chain."""
-        targets = ((index, _verdict(rule, "jump")) for index, rule in enumerate(base.rules))
-        return [(index, target) for index, target in targets if target.startswith(f"{MARK}_")]
+    def jumps(self, base: Chain) -> list[Jump]:
+        """The jumps to ours in a base chain."""
+        found = []
+        for index, (rule, comment) in enumerate(zip(base.rules, base.comments)):
+            target = _jump_target(rule)
+            if target:
+                plain = len(rule) == 1 and comment == MARK
+                found.append(Jump(base.name, index, target, _jump(target) if plain else self._listed(base, index)))
+        return found
 
     def ours(self) -> Ours:
         """What of ours stands in this table."""
@@ -94,9 +98,7 @@ class Table:
                 texts = [self._text(chain, index) for index in range(len(chain.rules))]
                 chains[chain.name] = tuple(texts)
         sets = {name: self.port_set(name) for name in sorted(self.sets) if name.startswith(f"{MARK}_")}
-        jumps = sorted(
-            Jump(base.name, *jump) for base in self.chains.values() if base.hook for jump in self.jumps(base)
-        )
+        jumps = sorted(jump for base in self.chains.values() if base.hook for jump in self.jumps(base))
         return Ours(chains, sets, tuple(jumps))
 
     def _text(self, chain: Chain, index: int) -> str:
@@ -104,15 +106,16 @@ class Table:
         found = _accept_of(chain.rules[index], chain.comments[index], chain.name)
         if found:
             return _rule(*found)
-        return self.texts.get(chain.name, ())[index] if self.texts else ""
+        return self._listed(chain, index)
+
+    def _listed(self, chain: Chain, index: int) -> str:
+        texts = self.texts.get(chain.name)
+        return texts[index] if texts else ""
 
     def drops(self, chain: Chain, *, stop: int | None = None) -> t.Iterator[Drop]:
         """The foreign rules in a chain, and in those it leads to, that drop by protocol and port alone."""
         for rule in chain.rules[:stop]:
-            drop = _as_drop(rule)
-            if drop is None:
-                continue
-            for target in _targets(rule, self.sets):
+            for drop, target in _leads(rule, self.sets):
                 if target == "drop":
                     yield drop
                 elif target in self.chains and not target.startswith(f"{MARK}_"):
@@ -128,11 +131,12 @@ class Table:
 
 @dataclass(frozen=True, order=True)
 class Jump:
-    """A rule in a base chain that leads to a chain of ours; `index` counts from 0."""
+    """A rule in a base chain that leads to a chain of ours; `index` counts from 0, `text` is the rule."""
 
     base: str
     index: int
     target: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -160,11 +164,14 @@ class Desired:
     boot: dict[str, Ours]
 
 
+def _value(element: t.Any) -> t.Any:
+    """An element without the comment, counter or timeout that it may carry."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+
+
 def _elements(elements: t.Iterable[t.Any]) -> PortSet:
     ranges: list[tuple[int, int]] = []
-    for element in elements:
-        if isinstance(element, dict) and "elem" in element:
-            element = element["elem"]["val"]
+    for element in map(_value, elements):
         if isinstance(element, dict) and "range" in element:
             low, high = element["range"]
         elif isinstance(element, dict) and "prefix" in element:
@@ -173,67 +180,104 @@ def _elements(elements: t.Iterable[t.Any]) -> PortSet:
         else:
             low = high = element
         # Port 0 is legal in a set of nft, but no port that a rule set can hold.
-        ranges.append((max(int(low), 1), int(high)))
+        if int(high):
+            ranges.append((max(int(low), LOWEST), int(high)))
     return PortSet.of(*ranges)
 
 
-def _verdict(rule: Expression, kind: str) -> str:
-    for statement in rule:
-        if kind in statement:
-            return str((statement[kind] or {}).get("target", kind))
-    return ""
+def _jump(target: str) -> str:
+    return f'jump {target} comment "{MARK}"'
 
 
-def _targets(value: t.Any, sets: t.Mapping[str, t.Any]) -> t.Iterator[str]:
-    """Everything that a statement can lead to, verdict maps included: names of chains, and `drop`."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _targets(item, sets)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if key in ("drop", "reject"):
-                yield "drop"
-            elif key in ("jump", "goto") and isinstance(inner, dict):
-                yield str(inner.get("target"))
-            else:
-                yield from _targets(inner, sets)
-    elif isinstance(value, str) and value.startswith("@"):
-        yield from _targets(sets.get(value[1:], {}).get("elem", []), sets)
+def _jump_target(rule: Expression) -> str:
+    """The chain of ours to which a rule jumps, empty when it does not."""
+    targets = (str(statement["jump"]["target"]) for statement in rule if "jump" in statement)
+    return next((target for target in targets if target.startswith(f"{MARK}_")), "")
 
 
 def _as_list(value: t.Any) -> list[t.Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _as_drop(rule: Expression) -> Drop | None:
-    """What the rule's matches leave to drop; None when it looks at more than protocol and ports."""
-    drop: Drop | None = Drop()
+def _leads(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Drop, str]]:
+    """Where a rule leads (`drop`, or a chain) what it matches by protocol and ports alone, verdict maps included."""
+    drop = Drop()
     for statement in rule:
-        if "match" in statement and drop is not None:
-            inner = _match_as_drop(statement["match"])
-            drop = drop.narrowed(inner) if inner else None
-        elif "limit" in statement or "quota" in statement or "ct count" in statement:
-            return None
+        kind, value = next(iter(statement.items()))
+        if kind == "match":
+            inner = _match_as_drop(value, sets)
+            narrowed = drop.narrowed(inner) if inner else None
+            if not narrowed:
+                return
+            drop = narrowed
+        elif kind in ("limit", "quota", "ct count", "xt"):
+            return
+        elif kind == "vmap":
+            for key, verdict in _members(value["data"], sets):
+                inner = _key_as_drop(value["key"], _value(key), sets)
+                narrowed = drop.narrowed(inner) if inner else None
+                if narrowed:
+                    yield from ((narrowed, target) for target in _target(verdict))
+        else:
+            yield from ((drop, target) for target in _target(statement))
+
+
+def _target(verdict: dict[str, t.Any]) -> t.Iterator[str]:
+    kind, value = next(iter(verdict.items()))
+    if kind in ("drop", "reject"):
+        yield "drop"
+    elif kind in ("jump", "goto"):
+        yield value["target"]
+
+
+def _members(value: t.Any, sets: t.Mapping[str, t.Any]) -> list[t.Any]:
+    """What the right side of a match, or the data of a verdict map, consists of."""
+    if isinstance(value, str) and value.startswith("@"):
+        return _as_list(sets.get(value[1:], {}).get("elem", []))
+    if isinstance(value, dict):
+        return _as_list(value.get("set", value.get("|", value)))
+    return _as_list(value)
+
+
+def _key_as_drop(key: dict[str, t.Any], value: t.Any, sets: t.Mapping[str, t.Any]) -> Drop | None:
+    """What an element of a verdict map matches; a concatenation matches by all its parts."""
+    if value == "*":
+        return Drop()
+    drop: Drop | None = Drop()
+    for left, right in zip(key["concat"], value["concat"]) if "concat" in key else [(key, value)]:
+        inner = _match_as_drop({"op": "==", "left": left, "right": right}, sets)
+        drop = drop.narrowed(inner) if drop and inner else None
     return drop
 
 
-def _match_as_drop(match: dict[str, t.Any]) -> Drop | None:
-    left, right, equal = match["left"], match["right"], match["op"] in ("==", "in")
+def _ports_where(operator: str, values: list[t.Any]) -> PortSet:
+    if operator in ("==", "in"):
+        return _elements(values)
+    if operator == "!=":
+        return PortSet.of((LOWEST, HIGHEST)) - _elements(values)
+    (port,) = values
+    bounds = {"<": (0, port - 1), "<=": (0, port), ">": (port + 1, HIGHEST), ">=": (port, HIGHEST)}
+    low, high = bounds[operator]
+    return _elements([{"range": (low, high)}]) if low <= high else PortSet()
+
+
+def _match_as_drop(match: dict[str, t.Any], sets: t.Mapping[str, t.Any]) -> Drop | None:
+    """What a match leaves to drop; None when it looks at something else than protocol and ports."""
+    left, operator, equal = match["left"], match["op"], match["op"] in ("==", "in")
     if not isinstance(left, dict):
         return None
     payload, meta = left.get("payload", {}), left.get("meta", {}).get("key", "")
-    values = right["set"] if isinstance(right, dict) and "set" in right else _as_list(right)
-    if payload.get("field") in ("dport", "sport") and equal and not isinstance(right, str):
+    values = _members(match["right"], sets)
+    if payload.get("field") in ("dport", "sport"):
         protocol = payload["protocol"] if payload["protocol"] in ("tcp", "udp") else None
-        ports = _elements(values)
+        ports = _ports_where(operator, values)
         return Drop(protocol, ports) if payload["field"] == "dport" else Drop(protocol, None, ports)
-    if (meta == "l4proto" or payload.get("field") in ("protocol", "nexthdr")) and equal:
-        protocols = [value for value in values if value in ("tcp", "udp", 6, 17)]
-        if len(values) == 1 and protocols:
-            return Drop("tcp" if protocols[0] in ("tcp", 6) else "udp")
-        return Drop() if protocols else None
-    if left.get("ct", {}).get("key") == "state" and equal:
-        return Drop() if "new" in values else None
+    if meta == "l4proto" or payload.get("field") in ("protocol", "nexthdr"):
+        named = {name for name, number in (("tcp", 6), ("udp", 17)) if name in values or number in values}
+        met = named if equal else {"tcp", "udp"} - named
+        return Drop(met.pop() if len(met) == 1 else None) if met else None
+    if left.get("ct", {}).get("key") == "state":
+        return Drop() if equal == ("new" in values) else None
     if meta in ("iif", "oif", "iifname", "oifname"):
         return Drop() if equal != (values == ["lo"]) else None
     if meta == "nfproto" and equal:
@@ -260,7 +304,8 @@ def _rule(accept: Accept, set_name: str) -> str:
     """A rule of ours as nft reads it."""
     comment = f'accept comment "{accept.comment}"'
     if accept.kind == "error":
-        return f"meta l4proto {{ icmp, ipv6-icmp }} ct state related {comment}"
+        # The words that nft knows without /etc/protocols.
+        return f"meta l4proto {{ icmp, icmpv6 }} ct state related {comment}"
     address = ""
     if accept.networks:
         far = "daddr" if (accept.direction == "egress") == (accept.kind == "open") else "saddr"
@@ -305,7 +350,10 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     if comment == MARK:
         icmp = seen.pop("meta l4proto", {})
         right = states == "related" or states == ["related"]
-        known = isinstance(icmp, dict) and sorted(icmp.get("set", ())) in (["icmp", "ipv6-icmp"], ["icmp", "icmpv6"])
+        # By which name or number nft lists a protocol depends on its version and on /etc/protocols.
+        names = {"1": "icmp", "58": "icmpv6", "ipv6-icmp": "icmpv6"}
+        members = map(str, icmp.get("set", ()) if isinstance(icmp, dict) else ())
+        known = sorted(names.get(member, member) for member in members) == ["icmp", "icmpv6"]
         return (Accept("error"), "") if right and known and not seen else None
     reply = states in ("established", ["established"]) and seen.pop("ct direction", "") == "reply"
     if bool(states) != reply:
@@ -324,8 +372,16 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     return Accept("reply" if reply else "open", direction, protocol, comment[len(MARK) + 1 :], networks), named[1:]
 
 
+def _moved(have: Ours, want: Ours) -> list[str]:
+    """The base chains in which jumps change."""
+    return sorted({jump.base for jump in set(have.jumps) ^ set(want.jumps)})
+
+
 def _transaction(table: str, have: Ours, want: Ours) -> str:
-    """The nft commands that turn the one into the other; jumps that change are already deleted (see `_LOADER`)."""
+    """The nft commands that turn the one into the other, but for jumps that do not come first.
+
+    Jumps that change are already deleted (see `_LOADER`).
+    """
     lines = []
     for name, ports in want.sets.items():
         if have.sets.get(name) != ports:
@@ -335,10 +391,11 @@ def _transaction(table: str, have: Ours, want: Ours) -> str:
         if have.chains.get(name) != rules:
             lines += [f"add chain {table} {name}", f"flush chain {table} {name}"]
             lines += [f"add rule {table} {name} {rule}" for rule in rules]
-    if have.jumps != want.jumps:
-        for jump in want.jumps:
-            command = f"insert rule {table} {jump.base}" + (f" index {jump.index}" if jump.index else "")
-            lines.append(f"{command} jump {jump.target} {_JUMP}")
+    lines += [
+        f"insert rule {table} {jump.base} {jump.text}"
+        for jump in want.jumps
+        if jump.base in _moved(have, want) and not jump.index
+    ]
     gone = [name for name in have.chains if name not in want.chains]
     lines += [f"flush chain {table} {name}" for name in gone] + [f"delete chain {table} {name}" for name in gone]
     lines += [f"delete set {table} {name}" for name in have.sets if name not in want.sets]
@@ -383,7 +440,7 @@ def _native(table: Table, iptables: bool) -> bool:
 
 def _refuse_foreign(table: Table) -> None:
     """A chain that has our name but nothing of ours in it, or a set of another kind, belongs to somebody else."""
-    led_to = {target for chain in table.chains.values() if chain.hook for _index, target in table.jumps(chain)}
+    led_to = {jump.target for chain in table.chains.values() if chain.hook for jump in table.jumps(chain)}
     for name, chain in table.chains.items():
         marked = any(comment.startswith(MARK) for comment in chain.comments)
         if name.startswith(f"{MARK}_") and (chain.hook or (chain.rules and not marked and name not in led_to)):
@@ -432,13 +489,18 @@ class Nftables:
         return {key: table for key, table in _parse(outcome.out).items() if _native(table, iptables)}
 
     def _texts(self, host: Host, table: Table) -> dict[str, tuple[str, ...]]:
-        """The rules of our chains as nft prints them, asked for only where somebody has changed them by hand."""
+        """The rules of chains with ours as nft prints them, asked for only where somebody has changed ours by hand."""
         texts: dict[str, tuple[str, ...]] = {}
         for name, chain in table.chains.items():
-            known = all(_accept_of(rule, comment, name) for rule, comment in zip(chain.rules, chain.comments))
-            if name.startswith(f"{MARK}_") and not known:
+            if name.startswith(f"{MARK}_"):
+                known = all(_accept_of(rule, comment, name) for rule, comment in zip(chain.rules, chain.comments))
+            else:
+                known = all(jump.text for jump in table.jumps(chain))
+            if not known:
                 listing = host.run(["nft", "-s", "list", "chain", table.family, table.name, name]).out
-                texts[name] = tuple(line.strip() for line in listing.splitlines() if line.startswith("\t\t"))
+                lines = [line.strip() for line in listing.splitlines() if line.startswith("\t\t")]
+                # What a base chain is stands before its rules.
+                texts[name] = tuple(lines[len(lines) - len(chain.rules) :])
         return texts
 
     def _boot_tables(self, host: Host) -> dict[str, Table]:
@@ -481,11 +543,11 @@ class Nftables:
     def _jump(self, table: Table, base: Chain, hook: str, wanted: tuple[Accept, ...]) -> Jump:
         """An existing jump stays unless something before it closes a needed port."""
         mine = table.jumps(base)
-        first = Jump(base.name, 0, _CHAIN[hook])
-        if len(mine) != 1 or mine[0][1] != first.target:
+        first = Jump(base.name, 0, _CHAIN[hook], _jump(_CHAIN[hook]))
+        if len(mine) != 1 or mine[0].text != first.text:
             return first
-        before = table.drops(base, stop=mine[0][0])
-        return first if any(closes(drop, wanted) for drop in before) else Jump(base.name, *mine[0])
+        before = table.drops(base, stop=mine[0].index)
+        return first if any(closes(drop, wanted) for drop in before) else mine[0]
 
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One transaction for all tables."""
@@ -497,15 +559,14 @@ class Nftables:
                 continue
             names.append(key)
             forth.append(_transaction(key, have, want))
-            first = tuple(jump for jump in have.jumps if not jump.index)
-            back.append(_transaction(key, want, replace(have, jumps=first)))
+            back.append(_transaction(key, want, have))
+            # An index is looked up in what is live before a transaction, so these come after it, one by one.
             late += [
-                f"insert rule {key} {jump.base} index {jump.index} jump {jump.target} {_JUMP}"
+                f"add rule {key} {jump.base} index {jump.index - 1} {jump.text}"
                 for jump in have.jumps
-                if jump.index
+                if jump.base in _moved(have, want) and jump.index
             ]
-            if have.jumps != want.jumps:
-                forth_places += sorted({f"{key} {jump.base}" for jump in (*have.jumps, *want.jumps)})
+            forth_places += [f"{key} {base}" for base in _moved(have, want)]
         if not names:
             return ()
         loader = ("/bin/sh", "-c", _LOADER, "sh", *forth_places)
@@ -534,12 +595,12 @@ class Nftables:
             for hook in HOOKS:
                 for base in table.bases(hook):
                     held: list[Accept] = []
-                    for index, target in table.jumps(base):
-                        drops = list(table.drops(base, stop=index))
-                        held += [
-                            a for a in self._accepts(table, target) if not any(closes(drop, (a,)) for drop in drops)
-                        ]
-                    if held or base.policy == "drop":
+                    for jump in table.jumps(base):
+                        drops = list(table.drops(base, stop=jump.index))
+                        # A jump with a condition leads only some packets to our chain.
+                        found = self._accepts(table, jump.target) if jump.text == _jump(jump.target) else ()
+                        held += [accept for accept in found if not any(closes(drop, (accept,)) for drop in drops)]
+                    if held or base.policy == "drop" or Drop() in table.drops(base):
                         places.append(Place(f"{key} {base.name}", hook, _FAMILIES[table.family], tuple(held)))
         return tuple(places)
 

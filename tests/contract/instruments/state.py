@@ -14,9 +14,9 @@ import subprocess
 
 
 def listing(*argv: str) -> list[str]:
-    """What a command lists: comments hold dates, the counters of a chain stand in brackets behind it."""
+    """What a command lists: comments hold dates, counters stand in brackets behind a chain, a set has a random seed."""
     shown = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    return [re.sub(r" \[\d+:\d+\]$", "", line) for line in shown.splitlines() if not line.startswith("#")]
+    return [re.sub(r" \[\d+:\d+\]$| initval \S+", "", line) for line in shown.splitlines() if not line.startswith("#")]
 
 
 def description(path: str) -> str:
