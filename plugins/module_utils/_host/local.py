@@ -14,7 +14,7 @@ import tempfile
 import time
 import typing as t
 
-from .._backends.contract import Command, Outcome, RemoveFile, Step, WriteFile
+from .._backends.contract import BackendError, Command, Outcome, RemoveFile, Step, WriteFile
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Action
@@ -58,12 +58,14 @@ class LocalHost:
         return shutil.which(name, path=_PATH)
 
     def read(self, path: str) -> str | None:
-        """A file's text, None when it is not there."""
+        """A file's text, None when it is not there. Raises BackendError when it cannot be read."""
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise BackendError(f"{path} cannot be read: {error.strerror}") from error
 
     def exists(self, path: str) -> bool:
         """Whether anything is at the path."""
