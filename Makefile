@@ -6,7 +6,7 @@
 PYTHON ?= python3# for the virtual environment
 SANDBOX := playbooks/inventory/sandbox.yml
 INVENTORY ?= $(SANDBOX)# open-agora: the hosts
-ARGS ?=# open-agora, sanity, unit, scenario: further arguments of the command
+ARGS ?=# open-agora, unit, sanity, scenario, benchmark: further arguments of the command
 NAME ?= nftables# scenario: which one
 
 VENV := .venv
@@ -62,7 +62,7 @@ sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
 	python tests/tools/sanity.py $(ARGS)
 
 docs: venv-dev ## What ansible-doc shows is complete
-	antsibull-docs lint-collection-docs --plugin-docs --disallow-unknown-collection-refs --validate-collection-refs=all .
+	antsibull-docs lint-collection-docs --plugin-docs --disallow-unknown-collection-refs --validate-collection-refs=self .
 	pytest tests/repository/test_docs.py
 
 package: system-dev venv-dev ## Build, install and use the collection without the checkout
@@ -79,10 +79,11 @@ image-%: system-dev
 scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables or NAME=nftables
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
-	cd extensions && $(SUDO) env PATH="$(PATH)" molecule test --scenario-name $* $(ARGS)
+	$(SUDO) env PATH="$(PATH)" molecule test --scenario-name $* $(ARGS)
 
-benchmark: venv-dev ## Time the collection against a loop of ansible.builtin.iptables
-	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py
+benchmark: image-bookworm venv-dev ## Time the collection against a loop of ansible.builtin.iptables
+	python tests/benchmarks/compile.py
+	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py $(ARGS)
 
 ## Change
 
@@ -113,9 +114,9 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: requirements.txt | $(VENV)/bin/pip
-	pip install --quiet --disable-pip-version-check --requirement $<
+	pip install --quiet --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/pip
-	pip install --quiet --disable-pip-version-check --requirement $<
+	pip install --quiet --quiet --disable-pip-version-check --requirement $<
 	@touch $(VENV)/.runtime $@

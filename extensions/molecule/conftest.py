@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+import typing as t
 
 import pytest
 
@@ -59,3 +60,12 @@ def opened(target: Target) -> Target:
     target.reset()
     target.apply(*SDKS)
     return target
+
+
+@pytest.fixture
+def legacy(target: Target) -> t.Iterator[Target]:
+    """The host with iptables of the old kind; its tables go with a reboot."""
+    target.reset("iptables-legacy")
+    yield target
+    target.reset("none")
+    target.reboot()

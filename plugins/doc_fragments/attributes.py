@@ -42,6 +42,7 @@ attributes:
 options: {}
 attributes:
   platform:
+    support: full
     platforms: linux
 requirements:
   - Python 3.9 or newer on the managed host, nothing else

@@ -26,7 +26,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    details: Returns the same RV(changed) and RV(diff) as the real run, and writes nothing.
+    details: Returns the same result and diff as the real run, and writes nothing.
   diff_mode:
     support: full
   idempotent:
@@ -111,13 +111,16 @@ removed:
   elements: dict
   sample: []
 diff:
-  description: The plan in RV(diff.prepared), a line for each run of ports that changes and for each step.
+  description: The plan for a person.
   returned: success
   type: dict
-  sample:
-    prepared: |
-      + egress udp 3478 (web)
-      * ip6tables: openagora-output (3 rules), openagora-input (4 rules), jumped to from OUTPUT, INPUT
+  contains:
+    prepared:
+      description: A line for each run of ports that changes, and for each step; empty when nothing changes.
+      type: str
+      sample: |
+        + egress udp 3478 (web)
+        * nftables: table inet filter: chains, sets and jumps of ours
 effective:
   description:
     - V(in_force) when the host's firewall would stop the ports without these rules.

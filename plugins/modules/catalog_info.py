@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - openagora.firewall.attributes.looks
 attributes:
   platform:
+    support: full
     platforms: all
 options:
   since:

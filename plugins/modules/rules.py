@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - openagora.firewall.request
 attributes:
   platform:
+    support: full
     platforms: all
 options:
   sdks:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How long opening all five SDKs takes, beside a ping and beside a loop of ansible.builtin.iptables.
 
-Everything runs against one container, over one connection plugin with pipelining, and is timed as a user waits for it:
-from the start of ansible-playbook to its end. Prints medians; judges nothing but that each run did its work.
+Everything runs against one container, over one connection plugin with the same settings, and is timed as a user waits
+for it: from the start of ansible-playbook to its end. Prints medians; judges nothing but that each run did its work.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ IMAGE = "localhost/openagora-test:bookworm"
 CONTAINER = "openagora-benchmark"
 SDKS = ["native", "web", "signaling", "recording", "gaming"]
 
-# What a run does, and how many tasks its recap has to call changed. Beyond the first two, the ones in a group
-# follow each other on the same host.
+# The runs that follow each other on the same host: name, playbook, and how many changed tasks its recap has to show.
 GROUPS: dict[str, list[tuple[str, str, int]]] = {
     "ping": [("ping", "ping", 0)],
     "apply": [
@@ -53,6 +52,18 @@ BACKENDS = {"iptables": ["ping", "apply", "playbook", "loop"], "nftables": ["pin
 AIMS = {
     "module apply, first run": "at most 1.6 x ping, loop at least 8 x",
     "module apply, second run": "at most 1.4 x ping, loop at least 8 x",
+}
+
+# How the control node reaches the container: what the inventory says, and what to know about it.
+CONNECTIONS: dict[str, tuple[dict[str, str], str]] = {
+    "nsenter": (
+        {"ansible_connection": "container", "container_process": "{process}"},
+        "nsenter with pipelining: a task costs one process, less than over any network",
+    ),
+    "podman": (
+        {"ansible_connection": "containers.podman.podman", "ansible_host": CONTAINER},
+        "containers.podman.podman, which cannot pipeline: a task costs several calls of podman",
+    ),
 }
 
 Times = dict[str, list[float]]
@@ -109,7 +120,7 @@ def container() -> t.Iterator[int]:
 class Control:
     """The control node: an inventory with the container, the playbooks, and the way they are run."""
 
-    def __init__(self, folder: Path, process: int) -> None:
+    def __init__(self, folder: Path, process: int, connection: str) -> None:
         self._folder = folder
         self._inventory = folder / "hosts.json"
         # The settings of the checkout, and none of the user's.
@@ -122,11 +133,10 @@ class Control:
             "LC_ALL": "C.UTF-8",
         }
         host = {
-            "ansible_connection": "container",
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_become": False,
-            "container_process": process,
             "agora_sdks": SDKS,
+            **{name: value.format(process=process) for name, value in CONNECTIONS[connection][0].items()},
         }
         self._inventory.write_text(json.dumps({"all": {"hosts": {"host": host}}}), encoding="utf-8")
         self._paths = {"open-agora": ROOT / "open-agora.yml"}
@@ -177,26 +187,29 @@ def write_playbooks(control: Control) -> int:
     return len(items)
 
 
+def settle(control: Control, process: int, backend: str) -> None:
+    """Give the host the firewall of a backend, and make sure that auto takes it; a first, untimed run fills caches."""
+    enter(process, "/opt/instruments/reset", backend)
+    control.play("apply", 1)
+    held = control.ask("openagora.firewall.applied_info")["backends"]
+    if held != [backend]:
+        sys.exit(f"backend {backend} was to be measured, and the rules went to {', '.join(held)}")
+    control.play("absent", 1)
+
+
 def measure(control: Control, process: int, runs: int) -> dict[str, Times]:
-    """For each backend, what each kind of run took. The order turns around from round to round."""
-    took: dict[str, Times] = {}
-    for backend, groups in BACKENDS.items():
-        times = took.setdefault(backend, {})
-        reset = ("/opt/instruments/reset", backend)
-        enter(process, *reset)
-        # Not timed: fills the caches, and shows that detection takes the backend that is to be measured.
-        control.play("apply", 1)
-        held = control.ask("openagora.firewall.applied_info")["backends"]
-        if held != [backend]:
-            sys.exit(f"backend {backend} was to be measured, and the rules went to {', '.join(held)}")
-        control.play("absent", 1)
-        for number in range(runs):
-            for group in groups if number % 2 == 0 else reversed(groups):
+    """For each backend, what each kind of run took. Every round measures all, and turns the order around."""
+    took: dict[str, Times] = {backend: {} for backend in BACKENDS}
+    for number in range(runs):
+        turn = 1 if number % 2 == 0 else -1
+        for backend in list(BACKENDS)[::turn]:
+            settle(control, process, backend)
+            for group in BACKENDS[backend][::turn]:
                 for what, playbook, changed in GROUPS[group]:
-                    times.setdefault(what, []).append(control.play(playbook, changed))
+                    took[backend].setdefault(what, []).append(control.play(playbook, changed))
                 if group == "loop":
-                    enter(process, *reset)
-            print(f"{backend}: round {number + 1} of {runs}", file=sys.stderr, flush=True)
+                    enter(process, "/opt/instruments/reset", backend)
+        print(f"round {number + 1} of {runs} is done", file=sys.stderr, flush=True)
     return took
 
 
@@ -238,18 +251,23 @@ def table(took: dict[str, Times]) -> t.Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--runs", type=int, default=5, help="how often each is timed (default: 5)")
-    runs = parser.parse_args().runs
+    parser.add_argument("--connection", choices=CONNECTIONS, default="nsenter", help="default: nsenter")
+    arguments = parser.parse_args()
+    runs = arguments.runs
+    if runs < 1:
+        parser.error("--runs: at least 1 is needed")
     if os.geteuid():
         sys.exit("the benchmark makes a container, which needs root; run it with: make benchmark")
     with container() as process, tempfile.TemporaryDirectory() as folder:
-        control = Control(Path(folder), process)
+        control = Control(Path(folder), process, arguments.connection)
         items = write_playbooks(control)
         load = [os.getloadavg()[0]]
         took = measure(control, process, runs)
         load.append(os.getloadavg()[0])
         lines = [
             f"All five SDKs ({', '.join(SDKS)}) on one host whose firewall drops in both directions.",
-            f"Wall-clock seconds of a whole ansible-playbook, median of {runs}; pipelining is on for all.",
+            f"Wall-clock seconds of a whole ansible-playbook, median of {runs}.",
+            f"Connection, the same for all: {CONNECTIONS[arguments.connection][1]}.",
             f"loop: the same ports, a task of ansible.builtin.iptables with {items} items, on the iptables host.",
             "It opens IPv4 only, lets no replies through and is gone after a reboot; apply sees to all of that.",
             "Column `loop x`: how many times as long the loop takes as this run.",
@@ -262,4 +280,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the container is gone")

@@ -26,6 +26,6 @@ def once() -> float:
 
 
 if __name__ == "__main__":
-    took = sorted(once() for _ in range(RUNS))
+    took = sorted(once() for _run in range(RUNS))
     median, slowest = statistics.median(took), took[-1]
     print(f"compile {', '.join(CATALOG)}: median {median:.2f} ms, slowest {slowest:.2f} ms of {RUNS} runs")

@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -150,6 +151,8 @@ class Echo:
 
     def __enter__(self) -> None:
         command = " ".join(("python3 /opt/instruments/echo.py", *self.arguments))
+        # One that a test which was interrupted has left.
+        self.machine.shell.run("systemctl stop echo.service")
         self.machine.run(f"systemd-run --quiet --unit=echo --collect --service-type=notify {command}")
 
     def __exit__(self, *_error: object) -> None:
@@ -181,6 +184,10 @@ class Target(Machine):
             failed = self.shell.run("systemctl --failed").stdout
             assert time.monotonic() < deadline, f"{self.name} has not started: {failed}"
             time.sleep(0.2)
+        # An IPv6 address cannot be used before the host knows that nobody else has it.
+        while self.run("ip -6 address show tentative"):
+            assert time.monotonic() < deadline, f"{self.name} has no IPv6 address"
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def probe(self) -> t.Iterator[None]:
@@ -200,6 +207,23 @@ class Target(Machine):
             yield
         finally:
             self.run(f"rm -r {folder}/probe.service {folder}/basic.target.wants /var/tmp/at-boot")
+
+    @contextlib.contextmanager
+    def commands_that(self, does: str, *commands: str, when: str = "*") -> t.Iterator[None]:
+        """While the context lasts, these commands do something else first when their arguments match a pattern."""
+        for command in commands:
+            lines = ("#!/bin/sh", f'case "$*" in {when}) {does};; esac', f'exec {self.path(command)} "$@"')
+            self.run(f"printf '%s\\n' {shlex.join(lines)} >/usr/local/bin/{command}")
+        wrappers = " ".join(f"/usr/local/bin/{command}" for command in commands)
+        self.run(f"chmod 755 {wrappers}")
+        try:
+            yield
+        finally:
+            self.run(f"rm {wrappers}")
+
+    def path(self, command: str) -> str:
+        """Where a command is."""
+        return self.run(f"command -v {command}").strip()
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
         """Run a module of the collection through Ansible; gives back its result."""

@@ -24,6 +24,7 @@ __all__ = [
     "TestDrift",
     "TestErrors",
     "TestInstruments",
+    "TestLegacyIptables",
     "TestPackets",
     "TestReturnTraffic",
     "TestUndo",
@@ -210,7 +211,9 @@ class TestChanges:
             target.apply(*sdks)
             outcomes.append(target.state())
         target.reset()
-        with ThreadPoolExecutor() as pool:
+        # A host so slow that each play looks at it before the other one has changed anything.
+        slow = target.commands_that("sleep 0.3", "nft", "iptables-save", "ip6tables-save", "systemctl")
+        with slow, ThreadPoolExecutor() as pool:
             for play in [pool.submit(target.apply, "web"), pool.submit(target.apply, "native", "recording")]:
                 play.result()
         found = target.state()
@@ -256,7 +259,7 @@ class TestDrift:
         assert target.apply(*ALL)["changed"] is False
         assert not changes(before, target.state())
         target.apply("web")
-        assert target.shell.run(target.profile.first_rule).stdout.strip() == "1", target.run(target.profile.show)
+        assert target.shell.run(target.profile.first_rule).stdout.strip() == "1", "it stands first no more"
 
 
 class TestUndo:
@@ -331,6 +334,30 @@ class TestBoot:
         assert not target.run("systemctl list-units --all --no-legend 'openagora*'")
 
 
+class TestLegacyIptables:
+    """The old kind of iptables, whose tables nft does not know."""
+
+    def test_everything(self, legacy: Target) -> None:
+        before = legacy.state()
+        assert legacy.apply(*ALL, check=True)["changed"] is True
+        assert not changes(before, legacy.state())
+        result = legacy.apply(*ALL)
+        assert result["backend"]["name"] == "iptables"
+        legacy.assert_open(*ALL)
+        assert legacy.apply(*ALL)["changed"] is False
+        legacy.apply("web")
+        legacy.assert_open("web")
+        legacy.reboot()
+        assert legacy.lets_out("udp", 10000) == {"4": True, "6": True}
+        assert legacy.apply("web")["changed"] is False
+
+    def test_absent(self, legacy: Target) -> None:
+        before = legacy.state()
+        legacy.apply(*ALL)
+        legacy.apply(state="absent")
+        assert not changes(before, legacy.state())
+
+
 class TestErrors:
     """One clear error, and nothing has changed."""
 
@@ -378,6 +405,15 @@ class TestErrors:
         assert result.get("failed")
         assert target.profile.other in result["msg"]
         assert "install" in result["msg"].lower()
+
+    def test_a_failure_half_way(self, target: Target) -> None:
+        """What was done before the step that fails is undone."""
+        target.reset()
+        # The unit is written and the rules are live by then.
+        with target.commands_that("echo refused >&2; exit 1", "systemctl", when="*enable*openagora*"):
+            message = target.refused(sdks=list(ALL))
+        assert "refused" in message
+        assert target.apply(*ALL)["changed"] is True
 
     def test_no_root(self, target: Target) -> None:
         target.reset()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A throwaway host for the tests of what reads and changes a firewall: the kernel and the commands are the real ones."""
+"""Throwaway hosts for the tests of what reads and changes a firewall: their kernel and their commands are real."""
 
 from __future__ import annotations
 
@@ -9,40 +9,67 @@ import os
 import re
 import subprocess
 import typing as t
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ansible_collections.openagora.firewall.plugins.module_utils._apply import Prepared, prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import Command, Outcome, Step
+from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
 from ansible_collections.openagora.firewall.plugins.module_utils._host.local import LocalHost, carry_out
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import RuleSet, normalise_networks
+from document import SDKS
 
-__all__ = ["NetnsHost"]
+__all__ = ["FIREWALLS", "IPTABLES", "LEGACY", "NFTABLES", "Firewall", "NetnsHost", "rule_set"]
 
-# An overlay needs its upper folder outside of what it lies upon. /usr/local/sbin comes first in the host's PATH: a test
-# puts there what is to stand in for a command. Outside of a process with CAP_SYS_RESOURCE, `ip` wants its folder.
+# /etc holds what the commands need, in files that belong to the host's root; its upper folder then has what a test
+# changed. /usr/local/sbin comes first in the host's PATH: a test puts there what is to stand in for a command.
 _FURNISH = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/upper /run/work
-mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work,userxattr overlay /etc
+mkdir -p /run/upper /run/work /run/lower/systemd/system
+cd /etc
+cp -r --no-dereference alternatives group ld.so.* nsswitch.conf passwd protocols services /run/lower
+cd /
+mount -t overlay -o lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work,userxattr overlay /etc
 mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
 echo ready
 exec cat
 """
 
-_LEGACY = [f"ip{six}tables{verb}" for six in ("", "6") for verb in ("", "-save", "-restore")]
+# Looking at a legacy table creates it.
+_LISTING = """
+nft -s list ruleset
+grep -q . /proc/net/ip_tables_names && iptables-legacy-save
+grep -q . /proc/net/ip6_tables_names && ip6tables-legacy-save
+ls -d /etc/openagora* 2>/dev/null
+cd /run/upper
+find . -type f | sort | while read -r file; do
+    stat -c "%n %a" "$file"
+    cat "$file"
+done
+"""
+
+_SYSTEMCTL = """
+case "$*" in
+    is-active*) grep -qx "$3" /run/systemd/active ;;
+    show*ExecStart*) cat /run/systemd/nftables ;;
+    show*) cat /run/systemd/show ;;
+    *) echo "$*" >> /run/systemd/asked ;;
+esac
+"""
 
 
 class NetnsHost(LocalHost):
     """A host with network, mounts, /etc and /run of its own, held by a process that ends with the tests.
 
-    As root it is made directly, for an ordinary user in a user namespace.
+    For an ordinary user it is made in a user namespace. A context manager: the host ends with the block.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden: set[str] = set()
+        # Two steps: the files of a network namespace that is made before the user map is written belong to nobody.
         user = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
-        # Two steps: a network namespace made before the user map is written has files that nobody can read.
         self._holder = subprocess.Popen(
             [*user, "unshare", "--mount", "--net", "sh", "-c", _FURNISH],
             stdin=subprocess.PIPE,
@@ -52,29 +79,31 @@ class NetnsHost(LocalHost):
         )
         said = self._holder.stdout.readline().strip() if self._holder.stdout else ""
         if said != "ready":
-            self.end()
+            self._holder.communicate()
             raise RuntimeError(
-                "these tests need hosts made of Linux namespaces, as root or with user namespaces for ordinary users "
-                f"(sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns): {said}"
+                "these tests make hosts of Linux namespaces: they have to run as root, or where users may make "
+                f"namespaces (sysctl user.max_user_namespaces): {said}"
             )
-        self.enter = ["nsenter", f"--target={self._holder.pid}", "--mount", "--net"]
-        self.enter += ["--user", "--preserve-credentials"] if user else []
+        self._enter = ["nsenter", f"--target={self._holder.pid}", "--mount", "--net"]
+        self._enter += ["--user", "--preserve-credentials"] if user else []
 
-    def end(self) -> None:
-        """End the holder, and with it the host."""
+    def __enter__(self) -> NetnsHost:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self._holder.communicate()
 
-    # The `Host` of the backend contract
+    # The host of the backend contract
 
     def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
         if argv[0] in self.hidden:
             return Outcome(127, "", f"{argv[0]}: command not found")
-        return super().run([*self.enter, *argv], stdin=stdin)
+        return super().run([*self._enter, *argv], stdin=stdin)
 
     def which(self, name: str) -> str | None:
         if name in self.hidden:
             return None
-        return self.run(["sh", "-c", 'command -v "$1"', "sh", name]).out.strip() or None
+        return super().which(name) or (name if self.exists(f"/usr/local/sbin/{name}") else None)
 
     def read(self, path: str) -> str | None:
         return None if path in self.hidden else super().read(self.path(path))
@@ -100,43 +129,114 @@ class NetnsHost(LocalHost):
         """Put a shell script before the command of this name."""
         self.put(f"/usr/local/sbin/{name}", f"#!/bin/sh\n{script}\n", mode=0o755)
 
-    def use_legacy(self) -> None:
-        """Make iptables and its companions those of the legacy variant, as `update-alternatives` would."""
-        for name in _LEGACY:
-            self.sh(f"ln -s /usr/sbin/{name.replace('tables', 'tables-legacy')} /usr/local/sbin/{name}")
+    def systemd(self, *, show: str = "", nftables: str = "", active: str = "") -> None:
+        """Let the host look as if systemd ran there.
 
-    def sh(self, script: str) -> str:
+        `show` is what systemctl shows of units, `nftables` what it shows of nftables.service, `active` a unit that is
+        active. What else it is asked to do stands, a line each, in /run/systemd/asked; it fails when that is a folder.
+        """
+        self.put("/run/systemd/system/.keep", "")
+        self.put("/run/systemd/show", show)
+        self.put("/run/systemd/nftables", nftables)
+        self.put("/run/systemd/active", active)
+        self.stand_in("systemctl", _SYSTEMCTL)
+
+    def sh(self, script: str, *, stdin: str | None = None) -> str:
         """Run a shell script that has to succeed, and return what it prints."""
-        done = self.run(["sh", "-ec", script])
-        assert done.code == 0, done.err
+        done = self.run(["sh", "-ec", script], stdin=stdin)
+        assert done.code == 0, done.err or done.out
         return done.out
 
     def nft(self, text: str) -> None:
         """Load a file of nft."""
-        done = self.run(["nft", "-f", "-"], stdin=text)
-        assert done.code == 0, done.err
-
-    def restore(self, text: str, *, six: bool = False) -> None:
-        """Load a file of iptables-save, or of ip6tables-save."""
-        done = self.run([f"ip{'6' if six else ''}tables-restore", "--noflush"], stdin=text)
-        assert done.code == 0, done.err
+        self.sh("nft -f -", stdin=text)
 
     def carry_out(self, steps: t.Sequence[Step]) -> None:
-        """What `carry_out` does on its own host."""
+        """What the runner does when it is this host's."""
         carry_out(self, [replace(step, do=self._here(step.do), undo=self._here(step.undo)) for step in steps])
 
     def _here(self, actions: tuple[t.Any, ...]) -> tuple[t.Any, ...]:
         return tuple(
-            action if isinstance(action, Command) else replace(action, path=self.path(action.path)) for action in actions
+            action if isinstance(action, Command) else replace(action, path=self.path(action.path))
+            for action in actions
         )
 
+    def apply(self, rules: RuleSet | None, backend: str = "auto") -> Prepared:
+        """Prepare and carry out; returns what was prepared."""
+        prepared = prepare(self, rules, backend=backend)
+        self.carry_out(prepared.plan.steps)
+        return prepared
+
+    def undo(self, steps: t.Sequence[Step]) -> None:
+        """Take back steps that were carried out, the last first."""
+        self.carry_out([Step(f"undo {step.what}", step.undo, ()) for step in reversed(steps)])
+
+    def boot(self) -> str:
+        """Run the boot script, which has to succeed, and return what it prints."""
+        return self.sh("/bin/sh /etc/openagora/firewall/boot 2>&1")
+
     def listing(self) -> str:
-        """All rules, counters aside, and what was changed below /etc."""
-        parts = [self.sh("nft -s list ruleset")]
-        for name in ("iptables", "ip6tables"):
-            listed = self.read(f"/proc/net/{name.replace('tables', '_tables')}_names")
-            # Looking creates a legacy table.
-            if listed:
-                parts.append(self.sh(f"{name}-legacy-save"))
-        parts.append(self.sh("cd /run/upper; find . -type f -exec ls -l {} + -exec cat {} +; ls"))
-        return re.sub(r"\[\d+:\d+\]|^#.*\n", "", "\n".join(parts), flags=re.MULTILINE)
+        """Everything that a backend could change: all rules, counters aside, and what differs below /etc."""
+        return re.sub(r"\[\d+:\d+\]|^#.*\n", "", self.run(["sh", "-c", _LISTING]).out, flags=re.MULTILINE)
+
+    def objects(self) -> list[str]:
+        """A listing in which it does not matter in which order sets and chains were made."""
+        return sorted(part.strip() for part in re.split(r"\n(?=\t(?:set|map|chain) |}|:|\./)", self.listing()))
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """One kind of firewall that a host can have; `backend` is ours for it."""
+
+    name: str
+    backend: str
+    legacy: bool = False
+
+    def choose(self, host: NetnsHost) -> None:
+        """Make the commands of this variant those that the host uses, as `update-alternatives` would."""
+        if self.legacy:
+            names = [f"ip{six}tables{verb}" for six in ("", "6") for verb in ("", "-save", "-restore")]
+            links = [f"ln -sf /usr/sbin/{name.replace('tables', 'tables-legacy')} {name}" for name in names]
+            host.sh("\n".join(["cd /usr/local/sbin", *links]))
+
+    def close(self, host: NetnsHost) -> None:
+        """Give the host a firewall that drops everything in both directions and both families."""
+        self.choose(host)
+        if self.backend == "iptables":
+            closed = r"printf '*filter\n:INPUT DROP\n:OUTPUT DROP\nCOMMIT\n'"
+            host.sh(f"{closed} | iptables-restore --noflush; {closed} | ip6tables-restore --noflush")
+        else:
+            host.nft(
+                "table inet filter {\n"
+                "chain input { type filter hook input priority filter; policy drop; }\n"
+                "chain output { type filter hook output priority filter; policy drop; }\n"
+                "}\n"
+            )
+
+    def insert(self, host: NetnsHost, hook: str, rule: str) -> None:
+        """Put a rule, in the firewall's own words, before all others of a hook."""
+        if self.backend == "iptables":
+            host.sh(f"iptables -I {hook.upper()} {rule}")
+        else:
+            host.nft(f"insert rule inet filter {hook} {rule}")
+
+    def forget(self, host: NetnsHost) -> None:
+        """Bring the host back to where `close` had left it, as a reboot does."""
+        if self.legacy:
+            for command in ("iptables", "ip6tables"):
+                host.sh(f"{command} -F; {command} -X")
+        else:
+            host.nft("flush ruleset")
+        self.close(host)
+
+
+NFTABLES = Firewall("nftables", "nftables")
+IPTABLES = Firewall("iptables", "iptables")
+LEGACY = Firewall("iptables-legacy", "iptables", legacy=True)
+FIREWALLS = (NFTABLES, IPTABLES, LEGACY)
+
+
+def rule_set(*sdks: str, ingress_from: t.Iterable[str] = (), **options: t.Any) -> RuleSet:
+    """The rules for these SDKs (none: all five), as module `apply` hands them to the backends."""
+    rules = compile_request(Request.of(sdks=sdks or SDKS, **options)).rules
+    return rules.ingress_from(normalise_networks(ingress_from))

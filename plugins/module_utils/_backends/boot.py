@@ -128,9 +128,9 @@ def plan(boot: Boot, wanted: str | None) -> tuple[Step, ...]:
     if wanted is not None and wanted != boot.script:
         steps.append(Step(f"file {SCRIPT_PATH}", (_put(SCRIPT_PATH, wanted),), (_put(SCRIPT_PATH, boot.script),)))
     unit = _unit(boot) if wanted is not None and boot.systemd else None
-    before = (_put(UNIT_PATH, boot.unit), *(start if boot.unit is not None and boot.systemd else reload))
+    before = (_put(UNIT_PATH, boot.unit), *(start if boot.enabled else reload))
     if unit is not None and (unit != boot.unit or not boot.enabled or not boot.active or steps):
-        undo = before if boot.unit is not None else (*stop, *before)
+        undo = before if boot.enabled else (*stop, *before)
         steps.append(Step(f"unit {UNIT}, enabled and started", (_put(UNIT_PATH, unit), *start), undo))
     elif unit is None and boot.unit is not None:
         do = (*(stop if boot.systemd else ()), _put(UNIT_PATH, None), *(reload if boot.systemd else ()))

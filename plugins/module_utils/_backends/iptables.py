@@ -212,24 +212,23 @@ def _accepts_of(specs: t.Iterable[str], hook: str, family: str) -> tuple[Accept,
             network = options.get("-d" if hook == "output" else "-s", "")
             key = ("reply" if reply else "open", direction, options["-p"], sdk, network)
             held[key] = held.get(key, PortSet()) | _ports(text)
-    networks: dict[tuple[str, str, str, str, PortSet], tuple[str, ...]] = {}
+    groups: dict[tuple[str, str, str, str, bool, PortSet], list[str]] = {}
     for (kind, direction, protocol, sdk, network), ports in held.items():
-        group = (kind, direction, protocol, sdk, ports)
-        networks[group] = networks.get(group, ()) + ((network,) if network else ())
-    found += [
-        Accept(*group[:4], networks=normalise_networks(names), ports=group[4]) for group, names in networks.items()
-    ]
+        groups.setdefault((kind, direction, protocol, sdk, bool(network), ports), []).append(network)
+    for (kind, direction, protocol, sdk, narrowed, ports), names in groups.items():
+        networks = normalise_networks(names) if narrowed else ()
+        found.append(Accept(kind, direction, protocol, sdk, networks, ports))
     return tuple(found)
 
 
-def _transaction(have: Ours, want: Ours) -> str:
+def _transaction(before: Ours, after: Ours) -> str:
     """One iptables-restore input that turns the one into the other and leaves everything else alone."""
-    lines = ["*filter", *(f":{chain} - [0:0]" for chain in want.chains)]
-    lines += [f"-A {chain} {spec}" for chain, specs in want.chains.items() for spec in specs]
-    if have.jumps != want.jumps:
-        lines += [f"-D {jump.base} {jump.spec}" for jump in have.jumps]
-        lines += [f"-I {jump.base} {jump.index + 1} {jump.spec}" for jump in want.jumps]
-    gone = [chain for chain in have.chains if chain not in want.chains]
+    lines = ["*filter", *(f":{chain} - [0:0]" for chain in after.chains)]
+    lines += [f"-A {chain} {spec}" for chain, specs in after.chains.items() for spec in specs]
+    if before.jumps != after.jumps:
+        lines += [f"-D {jump.base} {jump.spec}" for jump in before.jumps]
+        lines += [f"-I {jump.base} {jump.index + 1} {jump.spec}" for jump in after.jumps]
+    gone = [chain for chain in before.chains if chain not in after.chains]
     lines += [f"-F {chain}" for chain in gone] + [f"-X {chain}" for chain in gone]
     return "\n".join([*lines, "COMMIT", ""])
 

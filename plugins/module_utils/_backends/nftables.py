@@ -203,7 +203,7 @@ def _leads(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Dr
     """Where a rule leads (`drop`, or a chain) what it matches by protocol and ports alone, verdict maps included."""
     drop = Drop()
     for statement in rule:
-        kind, value = next(iter(statement.items()))
+        ((kind, value),) = statement.items()
         if kind == "match":
             inner = _match_as_drop(value, sets)
             narrowed = drop.narrowed(inner) if inner else None
@@ -223,7 +223,7 @@ def _leads(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Dr
 
 
 def _target(verdict: dict[str, t.Any]) -> t.Iterator[str]:
-    kind, value = next(iter(verdict.items()))
+    ((kind, value),) = verdict.items()
     if kind in ("drop", "reject"):
         yield "drop"
     elif kind in ("jump", "goto"):
@@ -485,8 +485,15 @@ class Nftables:
         outcome = host.run(argv)
         if outcome.code != 0:
             raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
+        tables = _parse(outcome.out)
+        for key, table in tables.items():
+            if table.flags:
+                # nft 1.0.6 shows that there are flags, with nonsense for which ones.
+                listing = host.run(["nft", "-s", "list", "table", table.family, table.name]).out
+                flags = re.search(r"^\tflags (.+)", listing, re.MULTILINE)
+                tables[key] = replace(table, flags=tuple(flags[1].split(",")) if flags else ())
         iptables = bool(host.which("iptables-save"))
-        return {key: table for key, table in _parse(outcome.out).items() if _native(table, iptables)}
+        return {key: table for key, table in tables.items() if _native(table, iptables)}
 
     def _texts(self, host: Host, table: Table) -> dict[str, tuple[str, ...]]:
         """The rules of chains with ours as nft prints them, asked for only where somebody has changed ours by hand."""
@@ -583,9 +590,9 @@ class Nftables:
             return None
         sections = [_LOAD_FUNCTION]
         for key, ours in desired.boot.items():
-            first = replace(ours, jumps=tuple(replace(jump, index=0) for jump in ours.jumps))
-            places = " ".join(f"'{key} {jump.base}'" for jump in ours.jumps)
-            sections.append(f"load '{key}' {places} <<'RULES'\n{_transaction(key, Ours(), first)}RULES\n")
+            places = " ".join(f"'{key} {jump.base}' {jump.target}" for jump in ours.jumps)
+            rules = _transaction(key, Ours(), replace(ours, jumps=()))
+            sections.append(f"load '{key}' {places} <<'RULES'\n{rules}RULES\n")
         return boot.script("".join(sections))
 
     def places(self, state: State) -> tuple[Place, ...]:
@@ -616,10 +623,18 @@ class Nftables:
         return "in_force" if any(ours.chains for ours in desired.ours.values()) else "nothing_to_open"
 
 
+# A jump that is there stays where it is: others may have come before it since, and innocently so.
 _LOAD_FUNCTION = f"""\
 load() {{
     nft list table $1 >/dev/null 2>&1 || {{ echo "table $1 is not there, nothing to open in it"; return; }}
     shift
-    {_LOADER.replace(chr(10), chr(10) + "    ")} || status=1
+    {{
+        cat
+        while [ $# -gt 0 ]; do
+            nft list chain $1 | grep -q 'jump '"$2"' comment "{MARK}"$' ||
+                echo "insert rule $1 jump $2 comment \\"{MARK}\\""
+            shift 2
+        done
+    }} | nft -f - || status=1
 }}
 """

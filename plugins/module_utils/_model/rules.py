@@ -34,8 +34,6 @@ SCOPES = ("any", "names", "networks")
 
 _SDK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
-Network = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-
 
 def family_of(network: str) -> str:
     """`ipv4` or `ipv6`, for a network in CIDR notation."""
@@ -47,13 +45,13 @@ def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
 
     Raises ValueError when a text is no address or network, has bits set behind its prefix, or names an interface.
     """
-    by_version: dict[int, list[Network]] = {4: [], 6: []}
+    by_version: dict[int, list[t.Any]] = {4: [], 6: []}
     for text in texts:
         if "%" in text:
             raise ValueError(f"{text!r} names an interface (%); rules hold plain networks")
         network = ipaddress.ip_network(text.strip())
         by_version[network.version].append(network)
-    return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))  # type: ignore[type-var]  # each list holds one version
+    return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))
 
 
 @dataclass(frozen=True, order=True)

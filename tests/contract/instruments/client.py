@@ -31,7 +31,7 @@ def ports_of(text: str) -> list[int]:
     """The ports of `80,5668-5669`."""
     ports: list[int] = []
     for item in filter(None, text.split(",")):
-        low, _, high = item.partition("-")
+        low, _dash, high = item.partition("-")
         ports += range(int(low), int(high or low) + 1)
     return ports
 
@@ -54,15 +54,21 @@ def udp(address: str, ports: list[int]) -> set[int]:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         for wait in (0.1, 0.3, 0.6):
             missing = [port for port in ports if port not in answered]
+            silent = 0
             for start in range(0, len(missing), 64):
                 batch = missing[start : start + 64]
+                before = len(answered)
                 for port in batch:
                     try:
                         client.sendto(str(port).encode(), (address, port))
                     except PermissionError:
                         # This host's own firewall drops it.
                         continue
-                listen(client, answered, len(answered) + len(batch), wait)
+                listen(client, answered, before + len(batch), wait)
+                silent = silent + 1 if len(answered) == before else 0
+                if silent == 5:
+                    # Nobody answers there; the next ports will not either, and they are many.
+                    break
     return answered
 
 

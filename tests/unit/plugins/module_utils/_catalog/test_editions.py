@@ -155,8 +155,8 @@ def test_difference_in_one_line(old: Edition, new: Edition, text: str) -> None:
 
 
 def test_difference_mirrored() -> None:
-    old, new = CATALOG["native"].editions
-    there, back = difference(old, new), difference(new, old)
+    first, second = CATALOG["native"].editions
+    there, back = difference(first, second), difference(second, first)
     assert (there.tcp_added, there.udp_added, there.domains_added) == (
         back.tcp_removed,
         back.udp_removed,

@@ -1,0 +1,126 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.detect import choose
+from netns import IPTABLES, LEGACY, NFTABLES, NetnsHost
+
+IPTABLES_COMMANDS = {"iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"}
+NFT_IN_FORCE = "table inet filter decides at hook input (chain input)"
+IPTABLES_IN_FORCE = "iptables chain INPUT has policy DROP"
+NOTHING_IN_FORCE = "nothing is in force; the first firewall that is installed"
+
+
+@pytest.mark.parametrize(
+    ("closed", "hidden", "name", "reason"),
+    [
+        ([], set(), "nftables", NOTHING_IN_FORCE),
+        ([], IPTABLES_COMMANDS, "nftables", NOTHING_IN_FORCE),
+        ([], {"nft"}, "iptables", NOTHING_IN_FORCE),
+        ([NFTABLES], set(), "nftables", NFT_IN_FORCE),
+        ([IPTABLES], set(), "iptables", IPTABLES_IN_FORCE),
+        ([LEGACY], set(), "iptables", IPTABLES_IN_FORCE),
+        ([IPTABLES, NFTABLES], set(), "nftables", NFT_IN_FORCE),
+        ([LEGACY, NFTABLES], set(), "nftables", NFT_IN_FORCE),
+        ([IPTABLES, NFTABLES], {"nft"}, "iptables", IPTABLES_IN_FORCE),
+        # A firewall without its commands cannot be changed.
+        ([NFTABLES], {"nft"}, "iptables", NOTHING_IN_FORCE),
+    ],
+    ids=[
+        "virgin",
+        "virgin-without-iptables",
+        "virgin-without-nft",
+        "nftables",
+        "iptables",
+        "iptables-legacy",
+        "iptables-and-nftables",
+        "iptables-legacy-and-nftables",
+        "iptables-without-nft",
+        "nftables-without-nft",
+    ],
+)
+def test_auto(host: NetnsHost, closed: list, hidden: set[str], name: str, reason: str) -> None:
+    for firewall in closed:
+        firewall.close(host)
+    host.hidden |= hidden
+    backend, why = choose(host, "auto")
+    assert (backend.name, why) == (name, reason)
+
+
+@pytest.mark.parametrize("name", ["iptables", "nftables"])
+def test_asked_for(host: NetnsHost, name: str) -> None:
+    NFTABLES.close(host)
+    host.systemd(active="firewalld.service")
+    backend, why = choose(host, name)
+    assert (backend.name, why) == (name, "asked for")
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "installed"),
+    [
+        ("nftables", {"nft"}, "iptables"),
+        ("iptables", {"iptables-save"}, "nftables"),
+        ("iptables", {"iptables-restore"}, "nftables"),
+        ("iptables", {"iptables-save", "nft"}, "none"),
+    ],
+)
+def test_asked_for_and_not_installed(host: NetnsHost, name: str, hidden: set[str], installed: str) -> None:
+    host.hidden |= hidden
+    with pytest.raises(BackendError) as error:
+        choose(host, name)
+    assert str(error.value) == (
+        f"backend {name} is not installed on this host; installed: {installed}. Install it, or use backend: auto"
+    )
+
+
+def test_none_installed(host: NetnsHost) -> None:
+    host.hidden |= {"nft", *IPTABLES_COMMANDS}
+    with pytest.raises(BackendError) as error:
+        choose(host, "auto")
+    assert str(error.value) == (
+        "no firewall was found on this host; looked for nft (package nftables), iptables-save and iptables-restore "
+        "(package iptables). Install one of them"
+    )
+
+
+@pytest.mark.parametrize("configured", ["ENABLED=yes\n", 'LOGLEVEL=low\nENABLED="yes"\n', "ENABLED='yes'"])
+def test_ufw_is_in_force(host: NetnsHost, configured: str) -> None:
+    host.put("/etc/ufw/ufw.conf", configured)
+    host.stand_in("ufw", "exit 1")
+    NFTABLES.close(host)
+    with pytest.raises(
+        BackendError, match=r"^ufw is in force on this host, .* Disable ufw, or name a backend to overrule"
+    ):
+        choose(host, "auto")
+    assert choose(host, "nftables")[1] == "asked for"
+
+
+@pytest.mark.parametrize("configured", ["ENABLED=no\n", "#ENABLED=yes\n", ""])
+def test_ufw_is_not_in_force(host: NetnsHost, configured: str) -> None:
+    host.put("/etc/ufw/ufw.conf", configured)
+    host.stand_in("ufw", "exit 1")
+    assert choose(host, "auto")[0].name == "nftables"
+
+
+def test_the_rest_of_a_removed_ufw(host: NetnsHost) -> None:
+    host.put("/etc/ufw/ufw.conf", "ENABLED=yes\n")
+    host.hidden.add("ufw")
+    assert choose(host, "auto")[0].name == "nftables"
+
+
+@pytest.mark.parametrize("ufw", [True, False])
+def test_firewalld_is_in_force(host: NetnsHost, ufw: bool) -> None:
+    host.systemd(active="firewalld.service")
+    host.put("/etc/ufw/ufw.conf", f"ENABLED={'yes' if ufw else 'no'}\n")
+    with pytest.raises(
+        BackendError, match=r"^firewalld is in force on this host, .* Disable firewalld, or name a backend"
+    ):
+        choose(host, "auto")
+
+
+def test_firewalld_is_not_in_force(host: NetnsHost) -> None:
+    host.systemd(active="another.service")
+    assert choose(host, "auto")[0].name == "nftables"

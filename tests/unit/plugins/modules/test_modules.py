@@ -1,0 +1,223 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules as Ansible runs them, on throwaway hosts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing as t
+from pathlib import Path
+
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import parse_rules
+from netns import NFTABLES, NetnsHost, rule_set
+
+ROOT = Path(__file__).resolve().parents[4]
+Result = dict[str, t.Any]
+Task = dict[str, t.Any]
+
+
+def call(module: str, *, check: bool = False, **options: t.Any) -> Task:
+    """A task that has to succeed."""
+    return {f"openagora.firewall.{module}": options, "check_mode": check}
+
+
+def fail(module: str, *, interpreter: str = sys.executable, **options: t.Any) -> Task:
+    """A task that has to fail."""
+    return {**call(module, **options), "fails": True, "vars": {"ansible_python_interpreter": interpreter}}
+
+
+def play(host: NetnsHost, tasks: list[Task]) -> list[Result]:
+    """Run tasks on the host in one play, and return their results."""
+    folder = Path(host.path("/run/play"))
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for number, task in enumerate(tasks):
+        name = f"result_{number}"
+        expected = {"failed_when": f"{name} is not failed"} if task.pop("fails", False) else {}
+        lines.append({**task, **expected, "register": name})
+    names = ", ".join(line["register"] for line in lines)
+    keep = {"content": f"{{{{ [{names}] | to_json }}}}", "dest": "/run/play/results.json", "mode": "0644"}
+    playbook = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
+        "tasks": [*lines, {"ansible.builtin.copy": keep}],
+    }
+    (folder / "play.json").write_text(json.dumps([playbook]), encoding="utf-8")
+    environment = [
+        f"ANSIBLE_COLLECTIONS_PATH={ROOT / 'collections'}",
+        "ANSIBLE_HOME=/run/play",
+        "ANSIBLE_REMOTE_TEMP=/run/play/tmp",
+        "ANSIBLE_PIPELINING=1",
+        "LC_ALL=C.UTF-8",
+    ]
+    command = [sys.executable, "-m", "ansible", "playbook", "--inventory=localhost,", "play.json"]
+    done = host.run(["env", "--chdir=/run/play", *environment, *command])
+    assert done.code == 0, done.out + done.err
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+RULE = {"direction": "egress", "protocol": "tcp", "ports": ["80"]}
+EVERYTHING_WRONG: dict[str, t.Any] = {
+    "sdks": ["webb", "native", ""],
+    "revision": "2018-02-30",
+    "recording_port_ranges": ["0", "1-65536", "41000-40000"],
+    "extra_ports": ["443", "0/tcp", "65536/udp", "80/icmp", "$(reboot)/tcp"],
+    "extra_domains": ["a b.com", 'a".com', "a\nb.com", "$(reboot).com", "`reboot`.com"],
+    "ingress_from": ["192.0.2.0/24", "junk", "192.0.2.1/24"],
+}
+WRONG_PLACES = [
+    "revision",
+    "sdks[0]",
+    "sdks[2]",
+    "recording_port_ranges[0]",
+    "recording_port_ranges[1]",
+    "recording_port_ranges[2]",
+    "extra_ports[0]",
+    "extra_ports[1]",
+    "extra_ports[2]",
+    "extra_ports[3]",
+    "extra_ports[4]",
+    "extra_domains[0]",
+    "extra_domains[1]",
+    "extra_domains[2]",
+    "extra_domains[3]",
+    "extra_domains[4]",
+    "ingress_from[1]",
+    "ingress_from[2]",
+]
+
+# A task, and the places of its problems; for what is no problem of the request, what the message says.
+WRONG: list[tuple[Task, list[str] | str]] = [
+    (fail("apply", **EVERYTHING_WRONG), WRONG_PLACES),
+    (fail("rules", sdks=["webb", "nope"], revision="yesterday"), ["revision", "sdks[0]", "sdks[1]"]),
+    (fail("rules", sdks=[]), ["sdks"]),
+    (fail("apply", sdks=[], ingress_from=["x"]), ["sdks", "ingress_from[0]"]),
+    (fail("apply"), "state is present but any of the following are missing: sdks, rules"),
+    (fail("apply", sdks=["web"], revision="2018-10-31"), ["revision"]),
+    (fail("apply", rules=[]), ["rules"]),
+    (
+        fail("apply", rules=[{}, RULE, {**RULE, "ports": ["0", "9-5"]}, {**RULE, "sdks": {"A": ["80"]}}]),
+        [
+            "rules[0].direction",
+            "rules[0].protocol",
+            "rules[0].ports",
+            "rules[2].ports[0]",
+            "rules[2].ports[1]",
+            "rules[3].sdks",
+        ],
+    ),
+    (fail("apply", rules=[RULE], sdks=["web"]), "parameters are mutually exclusive: rules|sdks"),
+    (fail("apply", rules=[RULE], scope="any"), "parameters are mutually exclusive: rules|scope"),
+    (fail("apply", rules=["x"]), "Elements value for option 'rules' is of type str"),
+    (fail("apply", sdks=["web"], backend="ufw"), "value of backend must be one of: auto, iptables, nftables, got: ufw"),
+    (
+        fail("apply", sdks=["web"], backend="iptables"),
+        "backend iptables is not installed on this host; installed: nftables",
+    ),
+    (fail("apply", sdks=["web"], interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
+    (fail("applied_info", interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
+    (fail("catalog_info", since="2018-10-31"), ["since"]),
+    (fail("apply", sdks=["web"]), "ended with code 4: it broke; everything is as it was before"),
+]
+
+
+def test_wrong_requests_are_one_error_and_change_nothing(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    # All commands of iptables are links to one program.
+    host.sh("touch /run/nothing; mount --bind /run/nothing /usr/sbin/iptables-save")
+    # In a user namespace without a map, a process is nobody.
+    host.put("/run/ordinary", f'#!/bin/sh\nexec unshare --user {sys.executable} "$@"\n', mode=0o755)
+    host.stand_in("nft", 'test "$1" != -f || { echo "it broke" >&2; exit 4; }; exec /usr/sbin/nft "$@"')
+    before = host.listing()
+    results = play(host, [dict(task) for task, _expected in WRONG])
+    assert host.listing() == before
+    for result, (_task, expected) in zip(results, WRONG):
+        assert not result["changed"]
+        assert "Traceback" not in json.dumps(result)
+        if isinstance(expected, str):
+            assert expected in result["msg"]
+        else:
+            assert [problem["where"] for problem in result["problems"]] == expected
+            for problem in result["problems"]:
+                assert f"{problem['where']}: {problem['message']}" in result["msg"]
+    assert "did you mean 'web'?" in results[0]["msg"]
+
+
+LIST = {"ansible.builtin.command": "nft -s list ruleset", "changed_when": False}
+
+
+def test_a_host_from_nothing_to_nothing(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    before = host.listing()
+    all_sdks = ["native", "web", "signaling", "recording", "gaming"]
+    wanted: dict[str, t.Any] = {"sdks": all_sdks, "ingress_from": ["192.0.2.0/24"]}
+    results = play(
+        host,
+        [
+            call("applied_info"),
+            call("rules", sdks=all_sdks),
+            call("apply", check=True, **wanted),
+            dict(LIST),
+            call("apply", **wanted),
+            call("apply", check=True, **wanted),
+            call("apply", rules="{{ result_1.rules }}", ingress_from=["192.0.2.0/24"]),
+            call("applied_info"),
+            call("apply", sdks=["web"]),
+            call("apply", state="absent", check=True),
+            call("apply", state="absent"),
+            call("apply", state="absent"),
+            call("applied_info"),
+            call("catalog_info"),
+            call("catalog_info", since="2018-11-01", revision="2018-11-06"),
+        ],
+    )
+    nothing, computed, check, listing, first, second, edited, live, fewer, going, gone, again, left = results[:13]
+    catalog, differing = results[13:]
+    rules = rule_set(ingress_from=["192.0.2.0/24"])
+
+    assert [nothing[key] for key in ("changed", "backends", "rules", "files")] == [False, [], [], []]
+    assert not computed["changed"]
+    assert parse_rules(computed["rules"]).rules == rule_set().rules
+    assert computed["revision"] == "2018-11-06"
+    assert sorted(computed["by_sdk"]) == sorted(all_sdks)
+    assert ".agora.io" in computed["domains"]
+
+    assert listing["stdout"].strip() == before.strip()
+    assert check["changed"]
+    assert check["added"] == rules.data()
+    assert check["removed"] == []
+    assert "+ ingress udp 4000-4030 (recording) from 192.0.2.0/24" in check["diff"]["prepared"]
+    for key in ("changed", "added", "removed", "diff", "backend", "effective", "notices"):
+        assert first[key] == check[key]
+    assert first["backend"] == {
+        "name": "nftables",
+        "reason": "table inet filter decides at hook input (chain input)",
+    }
+    assert first["effective"] == "in_force"
+    assert [notice["code"] for notice in first["notices"]] == ["not_at_boot"]
+    assert any("no systemd runs here" in warning for warning in first["warnings"])
+
+    for same in (second, edited):
+        assert not same["changed"]
+        assert (same["added"], same["removed"], same["diff"]["prepared"]) == ([], [], "")
+    assert (live["backends"], live["files"]) == (["nftables"], ["/etc/openagora/firewall/boot"])
+    assert live["rules"] == rules.data()
+
+    assert fewer["changed"]
+    assert fewer["added"] == []
+    assert "- ingress udp 4000-4030 (recording) from 192.0.2.0/24" in fewer["diff"]["prepared"]
+    assert going["changed"]
+    assert going["removed"] == gone["removed"] == rule_set("web").data()
+    assert going["diff"] == gone["diff"]
+    assert "backend" not in gone
+    assert not again["changed"]
+    assert (left["rules"], left["files"]) == ([], [])
+    assert host.listing() == before
+
+    assert "differences" not in catalog
+    assert set(all_sdks) <= set(catalog["sdks"])
+    assert catalog["latest"] >= "2018-11-06"
+    assert "9700" in differing["differences"]["native"]["tcp_added"]
