@@ -89,8 +89,10 @@ def container() -> t.Iterator[int]:
     """A host that lives as long as the context, also when the benchmark is interrupted; yields its process 1."""
     if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
         sys.exit(f"there is no image {IMAGE}; make it with: make images")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What nohup ignores stays ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     options = ["--detach", "--replace", f"--name={CONTAINER}", "--pull=never", "--network=none"]
     options += ["--runtime=runc", "--systemd=always", "--privileged"]
     options += ["--ulimit=nofile=16384:16384", "--ulimit=nproc=1024:1024"]
