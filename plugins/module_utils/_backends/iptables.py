@@ -205,18 +205,24 @@ def _accepts_of(specs: t.Iterable[str], hook: str, family: str) -> tuple[Accept,
         sdk = options.get("--comment", "").partition(f"{MARK} ")[2]
         reply = options.get("--ctdir") == "REPLY"
         text = options.get("--sports" if reply else "--dports")
-        if options == _options(next(_specs(Accept("error"), family))):
-            found.append(Accept("error"))
-        elif sdk and text and options.get("-p") in ("tcp", "udp") and options.get("-j") == "ACCEPT":
-            direction = "egress" if (hook == "output") != reply else "ingress"
-            network = options.get("-d" if hook == "output" else "-s", "")
-            key = ("reply" if reply else "open", direction, options["-p"], sdk, network)
-            held[key] = held.get(key, PortSet()) | _ports(text)
+        accept = Accept("error")
+        network = options.get("-d" if hook == "output" else "-s", "")
+        if sdk and text:
+            kind, direction = "reply" if reply else "open", "egress" if (hook == "output") != reply else "ingress"
+            names = (network,) if network else ()
+            accept = Accept(kind, direction, options.get("-p", ""), sdk, names, _ports(text))
+        if options not in map(_options, _specs(accept, family)):
+            continue
+        if accept.kind == "error":
+            found.append(accept)
+        else:
+            key = (accept.kind, accept.direction, accept.protocol, sdk, network)
+            held[key] = held.get(key, PortSet()) | accept.ports
     groups: dict[tuple[str, str, str, str, bool, PortSet], list[str]] = {}
     for (kind, direction, protocol, sdk, network), ports in held.items():
         groups.setdefault((kind, direction, protocol, sdk, bool(network), ports), []).append(network)
-    for (kind, direction, protocol, sdk, narrowed, ports), names in groups.items():
-        networks = normalise_networks(names) if narrowed else ()
+    for (kind, direction, protocol, sdk, narrowed, ports), texts in groups.items():
+        networks = normalise_networks(texts) if narrowed else ()
         found.append(Accept(kind, direction, protocol, sdk, networks, ports))
     return tuple(found)
 

@@ -631,7 +631,7 @@ load() {{
     {{
         cat
         while [ $# -gt 0 ]; do
-            nft list chain $1 | grep -q 'jump '"$2"' comment "{MARK}"$' ||
+            nft list chain $1 | grep -q '^[[:space:]]*jump '"$2"' comment "{MARK}"$' ||
                 echo "insert rule $1 jump $2 comment \\"{MARK}\\""
             shift 2
         done

@@ -28,6 +28,14 @@ REQUESTS = {
     "ipv6-networks": rule_set("recording", "web", ingress_from=["2001:db8::/32", "2001:db9::/32"]),
     "everywhere": rule_set("recording", ingress_from=["0.0.0.0/0", "::/0"]),
     "everywhere-ipv4": rule_set("recording", ingress_from=["0.0.0.0/0"]),
+    "differing": RuleSet.of(
+        [
+            Rule("ingress", "udp", needs=(("web", PortSet.of(1)),)),
+            Rule("ingress", "udp", "networks", ("192.0.2.0/24",), needs=(("web", PortSet.of(2)),)),
+            Rule("ingress", "udp", "networks", ("2001:db8::/32",), needs=(("web", PortSet.of(3)),)),
+            Rule("egress", "udp", "networks", ("198.51.100.0/24",), needs=(("web", PortSet.of(2)),)),
+        ]
+    ),
     "slots": rule_set("native", extra_ports=HUNDRED_RANGES),
 }
 requests = pytest.mark.parametrize("rules", REQUESTS.values(), ids=REQUESTS.keys())
@@ -191,6 +199,16 @@ def test_the_backend_can_change(closed: NetnsHost) -> None:
     assert closed.listing() == before
 
 
+# The chain as it is on such a host, with a condition before its first rule.
+OUTPUT_OF_RECORDING = """
+flush chain inet filter openagora_output
+add rule inet filter openagora_output {} tcp dport @openagora_recording_egress_tcp accept comment "openagora recording"
+add rule inet filter openagora_output udp dport @openagora_recording_egress_udp accept comment "openagora recording"
+add rule inet filter openagora_output ct state established ct direction reply \\
+    udp sport @openagora_recording_ingress_udp accept comment "openagora recording"
+add rule inet filter openagora_output meta l4proto {{ icmp, icmpv6 }} ct state related accept comment "openagora"
+"""
+
 # What somebody may do by hand to what is ours, on a host that holds `REQUESTS["recording"]`.
 BY_HAND = {
     "rule-deleted": {
@@ -211,6 +229,21 @@ BY_HAND = {
         'tcp dport @openagora_recording_egress_tcp accept comment "openagora recording"',
         "iptables": "iptables -R openagora-output 1 -d 192.0.2.1 -p tcp -m multiport --dports 1080,8000 "
         '-m comment --comment "openagora recording" -j ACCEPT',
+    },
+    "rule-with-a-condition": {
+        "nftables": OUTPUT_OF_RECORDING.format("ip daddr != 192.0.2.1"),
+        "iptables": "iptables -R openagora-output 1 -o lo -p tcp -m multiport --dports 1080,8000 "
+        '-m comment --comment "openagora recording" -j ACCEPT',
+    },
+    "rule-for-a-state": {
+        "nftables": OUTPUT_OF_RECORDING.format("ct state new"),
+        "iptables": "iptables -R openagora-output 1 -p tcp -m multiport --dports 1080,8000 "
+        '-m conntrack --ctstate NEW -m comment --comment "openagora recording" -j ACCEPT',
+    },
+    "rule-for-an-interface": {
+        "nftables": OUTPUT_OF_RECORDING.format('oifname "lo"'),
+        "iptables": "iptables -R openagora-output 1 -p tcp -m multiport --dports 1080,8000 "
+        '-m comment --comment "openagora recording" -j RETURN',
     },
     "ports-removed": {
         "nftables": "delete element inet filter openagora_recording_egress_tcp { 1080 }",
@@ -262,32 +295,47 @@ BY_HAND = {
 }
 
 
+# After these, packets no longer meet all that is ours.
+CLOSED_BY_HAND = (
+    "rule-deleted",
+    "rule-with-a-condition",
+    "rule-for-a-state",
+    "rule-for-an-interface",
+    "ports-removed",
+    "jump-deleted",
+    "jump-with-a-condition",
+    "jump-to-the-wrong-chain",
+    "jump-behind-a-drop",
+)
+
 # The legacy commands print the same format; a few will do.
-FEW = {name: BY_HAND[name] for name in ("rule-added", "jump-twice", "jump-between-drops")}
+FEW = ("rule-added", "jump-twice", "jump-between-drops")
 
 
 @pytest.fixture(
     params=[
-        pytest.param((firewall, commands[firewall.backend]), id=f"{firewall.name}-{name}")
+        pytest.param((firewall, name), id=f"{firewall.name}-{name}")
         for firewall in FIREWALLS
-        for name, commands in (FEW if firewall.legacy else BY_HAND).items()
+        for name in (FEW if firewall.legacy else BY_HAND)
     ]
 )
-def by_hand(request: pytest.FixtureRequest, host: NetnsHost) -> tuple[NetnsHost, Firewall]:
-    """A host on which somebody has changed what is ours, and its kind of firewall."""
-    firewall, command = request.param
+def by_hand(request: pytest.FixtureRequest, host: NetnsHost) -> tuple[NetnsHost, Firewall, str]:
+    """A host on which somebody has changed what is ours, its kind of firewall, and what was done."""
+    firewall, name = request.param
+    command = BY_HAND[name][firewall.backend]
     firewall.close(host)
     host.apply(REQUESTS["recording"], firewall.backend)
     if firewall.backend == "nftables":
         host.nft(command)
     else:
         host.sh(command)
-    return host, firewall
+    return host, firewall, name
 
 
-def test_what_was_changed_by_hand_is_put_right(by_hand: tuple[NetnsHost, Firewall]) -> None:
-    host, firewall = by_hand
+def test_what_was_changed_by_hand_is_put_right(by_hand: tuple[NetnsHost, Firewall, str]) -> None:
+    host, firewall, name = by_hand
     before = host.objects()
+    assert name not in CLOSED_BY_HAND or live(host) != REQUESTS["recording"].rules
     for rules in (REQUESTS["recording"], rule_set("web"), None):
         planned = host.apply(rules, firewall.backend).plan
         assert host.objects() != before
