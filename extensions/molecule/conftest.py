@@ -48,10 +48,24 @@ def far() -> Machine:
 
 
 @pytest.fixture(scope="session")
-def target(request: pytest.FixtureRequest, far: Machine) -> Target:
+def inside() -> Machine:
+    """The machine for which every host under test can be the gateway."""
+    return Machine("inside", machine_variables("inside"))
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest, far: Machine, inside: Machine) -> Target:
     """A host under test."""
     scenario, name = request.param
-    return Target(name, machine_variables(name), far, PROFILES[scenario])
+    return Target(name, machine_variables(name), far=far, inside=inside, profile=PROFILES[scenario])
+
+
+@pytest.fixture
+def gateway(target: Target) -> Target:
+    """A host under test that forwards between the other side and the machine inside, and lets nothing through."""
+    target.reset()
+    target.forward()
+    return target
 
 
 @pytest.fixture(scope="class")

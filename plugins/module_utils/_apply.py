@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ._backends import boot
 from ._backends.contract import BackendError, Plan, Step, live_rules
 from ._backends.detect import BACKENDS, choose
 from ._model.messages import Notice
-from ._model.rules import RuleSet
+from ._model.ports import PortSet
+from ._model.rules import FAMILIES, RuleSet
 
 if t.TYPE_CHECKING:
-    from ._backends.contract import Host, Outcome
+    from ._backends.contract import Backend, Host, Outcome, Place
+    from ._model.rules import Rule
 
 __all__ = ["Live", "Prepared", "look", "prepare"]
+
+_FORWARDING = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,28 @@ class _Look:
         return self._answers[key]
 
 
-def _others(host: Host, chosen: str) -> tuple[list[Step], RuleSet]:
-    """The steps that take ours away from every backend but the chosen one, and the rules that go with them."""
+def _others(host: Host, chosen: str) -> list[tuple[Backend[t.Any, t.Any], t.Any]]:
+    """Every backend of the host but the chosen one, with its state."""
+    installed = [backend for name, backend in BACKENDS.items() if name != chosen and backend.available(host)]
+    return [(backend, backend.read(host)) for backend in installed]
+
+
+def _gone(others: t.Iterable[tuple[Backend[t.Any, t.Any], t.Any]]) -> tuple[list[Step], RuleSet]:
+    """The steps that take ours away from these backends, and the rules that go with them."""
     steps: list[Step] = []
     rules: list[RuleSet] = []
-    for name, backend in BACKENDS.items():
-        if name != chosen and backend.available(host):
-            state = backend.read(host)
-            steps += backend.plan(state, backend.render(RuleSet(), state))
-            rules.append(live_rules(backend.places(state)))
+    for backend, state in others:
+        steps += backend.plan(state, backend.render(RuleSet(), state))
+        rules.append(live_rules(backend.places(state)))
     return steps, RuleSet.of(rule for held in rules for rule in held)
+
+
+def _left_over(places: t.Iterable[Place], after: RuleSet) -> t.Iterator[Rule]:
+    """What is no longer needed and still accepted somewhere, if only in one family or chain."""
+    needed = {rule.key: dict(rule.needs) for rule in after}
+    for rule in (rule for place in places for rule in place.rules()):
+        kept = needed.get(rule.key, {})
+        yield replace(rule, needs=tuple((sdk, ports - kept.get(sdk, PortSet())) for sdk, ports in rule.needs))
 
 
 def _refuse_names(rules: RuleSet, name: str) -> None:
@@ -75,45 +92,88 @@ def _refuse_names(rules: RuleSet, name: str) -> None:
         )
 
 
+def _refuse_sides(host: Host, rules: RuleSet, name: str) -> None:
+    """All sides of a gateway that this host or backend does not know, in one error."""
+    there = re.findall(r"^\s*([^\s:]+):", host.read("/proc/net/dev") or "", re.MULTILINE)
+    problems = []
+    for side in sorted({side for rule in rules for side in (*rule.passage.inside, *rule.passage.outside)}):
+        if side.kind == "zone" and name != "firewalld":
+            problems.append(f"{side}: backend {name} has no zones; name the interface or the source")
+        elif side.kind == "interface" and side.name not in there:
+            problems.append(f"{side}: not on this host, which has {', '.join(there)}")
+    if problems:
+        raise BackendError(f"inside and outside of the gateway: {'; '.join(problems)}")
+
+
+def _forwarding(host: Host, rules: RuleSet) -> t.Iterator[Notice]:
+    """Each family of a gateway for which the host forwards no packets."""
+    through = {family for rule in rules if rule.passage.inside for family in rule.families}
+    for family, path in _FORWARDING.items():
+        if family in through and (host.read(f"/proc/sys/{path}") or "").strip() == "0":
+            name = path.replace("/", ".")
+            text = f"this host forwards no {family} packets; set {name} to 1 (sysctl, and a file in /etc/sysctl.d)"
+            yield Notice("not_forwarding", name, text)
+
+
+def _hindrances(
+    rules: RuleSet, chosen: str, backends: t.Iterable[tuple[Backend[t.Any, t.Any], t.Any]]
+) -> t.Iterator[Notice]:
+    """What drops the packets all the same: an accept in one firewall does not beat a drop in another one."""
+    for backend, state in backends:
+        chains = list(backend.out_of_reach(state, rules))
+        if backend.name != chosen:
+            chains += backend.in_the_way(state, rules)
+        for chain in chains:
+            text = (
+                f"drops packets that rules of ours in backend {chosen} accept, and the drop counts; open the ports "
+                "there by hand, or take the chain away"
+            )
+            yield Notice("dropped_elsewhere", chain, text)
+
+
 def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
     """The plan that makes the host hold exactly these rules, or none of ours (None). Raises BackendError."""
     host = _Look(host)
     booting = boot.read(host)
     if rules is None:
-        steps, before = _others(host, "")
+        steps, before = _gone(_others(host, ""))
         return Prepared(Plan((*steps, *boot.plan(booting, None)), before, RuleSet()))
-    chosen, reason = choose(host, backend)
+    chosen, reason = choose(host, backend, rules)
     _refuse_names(rules, chosen.name)
+    _refuse_sides(host, rules, chosen.name)
     state = chosen.read(host)
     desired = chosen.render(rules, state)
     script = chosen.boot_script(state, desired)
-    gone, before = _others(host, chosen.name)
+    others = _others(host, chosen.name)
+    gone, before = _gone(others)
     effective = chosen.effective(state, desired)
+    hindrances = _hindrances(rules, chosen.name, [(chosen, state), *others])
     places = chosen.places(state)
+    after = rules.in_families({family for place in places for family in place.families} or FAMILIES)
     # Where nothing stands in the way the ports are open already.
-    live = live_rules(places) if places else rules
-    families = {family for place in places for family in place.families} or {"ipv4", "ipv6"}
+    unhindered = [rule for rule in after if not any(place.concerns(rule) for place in places)]
     return Prepared(
         plan=Plan(
             steps=(*chosen.plan(state, desired), *boot.plan(booting, script), *gone),
-            before=RuleSet.of([*live, *before]),
-            after=rules.in_families(families),
+            before=RuleSet.of([*live_rules(places), *unhindered, *before, *_left_over(places, after)]),
+            after=after,
         ),
         backend=chosen.name,
         reason=reason,
         effective=effective,
-        notices=tuple(boot.notices(booting, script)),
+        notices=(
+            *boot.notices(booting, script),
+            *_forwarding(host, rules),
+            *chosen.notices(state, desired),
+            *hindrances,
+        ),
     )
 
 
 def look(host: Host) -> Live:
     """What of ours is live, read from the host's firewalls and files. Raises BackendError."""
     host = _Look(host)
-    names = []
-    rules: list[RuleSet] = []
-    for name, backend in BACKENDS.items():
-        if backend.available(host):
-            held = live_rules(backend.places(backend.read(host)))
-            rules.append(held)
-            names += [name] if held.rules else []
-    return Live(tuple(names), RuleSet.of(rule for held in rules for rule in held), boot.read(host).files)
+    places = {backend.name: backend.places(state) for backend, state in _others(host, "")}
+    names = [name for name, held in places.items() if any(place.accepts for place in held)]
+    deciding = [place for held in places.values() for place in held]
+    return Live(tuple(names), live_rules(deciding), boot.read(host).files)

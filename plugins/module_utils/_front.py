@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import typing as t
 
 from ._backends.contract import BackendError
@@ -14,14 +15,26 @@ from ._catalog import DEFAULT_REVISION
 from ._compile import DEFAULT_RECORDING_PORT_RANGES, Compiled, Request, compile_request
 from ._host.local import StepError
 from ._model.messages import Problem, RequestError
-from ._model.rules import normalise_networks
+from ._model.rules import SIDES, Passage, Side, normalise_networks
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
     from ._model.messages import Notice
 
-__all__ = ["REQUEST_OPTIONS", "compile_options", "errors_to_user", "read_networks", "require_root", "tell"]
+__all__ = [
+    "REQUEST_OPTIONS",
+    "compile_options",
+    "errors_to_user",
+    "read_networks",
+    "read_passage",
+    "require_root",
+    "tell",
+]
+
+# Linux takes more for a name of an interface; what iptables and nft would take for a pattern or a quote is left out.
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}\Z")
+_ZONE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/-]*\Z")
 
 # Documented in the fragment `request`.
 REQUEST_OPTIONS: dict[str, dict[str, t.Any]] = {
@@ -66,6 +79,51 @@ def read_networks(texts: t.Iterable[str], where: str) -> tuple[str, ...]:
     if problems:
         raise RequestError(problems)
     return normalise_networks(networks)
+
+
+def read_passage(params: t.Mapping[str, t.Any]) -> Passage:
+    """The way through the gateway, empty without one. Raises RequestError with every problem."""
+    gateway = "gateway" in params["placement"]
+    problems = []
+    if not params["placement"]:
+        problems.append(Problem("placement", "is empty; host, gateway, or both"))
+    if gateway and not params["inside"]:
+        text = "is needed with placement gateway: where the machines are that run the SDKs, such as {interface: eth1}"
+        problems.append(Problem("inside", text))
+    for name in ("inside", "outside", "recording_targets"):
+        if params[name] and not gateway:
+            problems.append(Problem(name, f"goes with placement gateway only; placement is {params['placement']}"))
+    sides: dict[str, list[Side]] = {}
+    for name in ("inside", "outside"):
+        sides[name] = []
+        for index, item in enumerate(params[name]):
+            try:
+                sides[name] += _sides(item)
+            except ValueError as error:
+                problems.append(Problem(f"{name}[{index}]", str(error)))
+    problems += [Problem("outside", f"{side} is inside too") for side in sides["outside"] if side in sides["inside"]]
+    targets: tuple[str, ...] = ()
+    try:
+        targets = read_networks(params["recording_targets"], "recording_targets")
+    except RequestError as error:
+        problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    inside, outside = (tuple(sorted(set(sides[name]))) for name in ("inside", "outside"))
+    return Passage(inside, outside, targets)
+
+
+def _sides(item: t.Mapping[str, t.Any]) -> list[Side]:
+    """One entry of inside or outside. Raises ValueError."""
+    named = [(kind, str(item[kind])) for kind in SIDES if item.get(kind) is not None]
+    if len(named) != 1 or len(item.keys() - set(SIDES)):
+        raise ValueError(f"one of {', '.join(SIDES)} is needed, not {dict(item)!r}")
+    ((kind, name),) = named
+    if kind == "source":
+        return [Side(kind, network) for network in normalise_networks([name])]
+    if not (_INTERFACE if kind == "interface" else _ZONE).match(name):
+        raise ValueError(f"{name!r} is not the name of one {kind}")
+    return [Side(kind, name)]
 
 
 def require_root(module: AnsibleModule) -> None:

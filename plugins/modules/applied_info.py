@@ -46,7 +46,10 @@ backends:
   elements: str
   sample: [nftables]
 rules:
-  description: The rules of ours in force, in the form of RV(openagora.firewall.rules#module:rules).
+  description:
+    - The rules of ours in force, in the form of RV(openagora.firewall.rules#module:rules).
+    - Those of a gateway have C(placement=gateway), C(inside), C(outside) and C(recording_targets) besides, as in
+      M(openagora.firewall.apply).
   returned: success
   type: list
   elements: dict

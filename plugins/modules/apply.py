@@ -53,6 +53,36 @@ options:
     type: str
     choices: [auto, iptables, nftables]
     default: auto
+  placement:
+    description:
+      - Where the SDKs run, V(host) for this host itself, V(gateway) for machines (or local containers) whose packets
+        this host forwards. Both may be named.
+      - On a gateway the same ports are opened for what is forwarded. Addresses are not translated; a notice tells when
+        the host forwards no packets.
+    type: list
+    elements: str
+    choices: [host, gateway]
+    default: [host]
+  inside:
+    description:
+      - Where the machines are that run the SDKs behind the gateway. Needed with O(placement=gateway).
+      - Each entry is one of C(interface) (its name, such as C(docker0) for the containers of that bridge), C(source)
+        (their network in CIDR notation) and C(zone) (firewalld only).
+    type: list
+    elements: dict
+    default: []
+  outside:
+    description: To where those machines may send, in the form of O(inside). Empty is anywhere.
+    type: list
+    elements: dict
+    default: []
+  recording_targets:
+    description:
+      - Addresses or networks of the recording machines inside. Ingress through the gateway reaches these alone;
+        without any there is none.
+    type: list
+    elements: str
+    default: []
   ingress_from:
     description: The networks that may send to ports opened for ingress, in CIDR notation. Empty is anywhere.
     type: list
@@ -78,6 +108,15 @@ EXAMPLES = r"""
     ingress_from: ["192.0.2.0/24", "2001:db8::/32"]
   become: true
 
+- name: A gateway for the machines behind eth1, one of which records
+  openagora.firewall.apply:
+    sdks: [native, web, recording]
+    placement: [gateway]
+    inside: [{interface: eth1}]
+    outside: [{interface: eth0}]
+    recording_targets: [10.20.0.5]
+  become: true
+
 - name: Everything of ours goes
   openagora.firewall.apply:
     state: absent
@@ -97,7 +136,7 @@ backend:
     reason:
       description: Why it is the one.
       type: str
-      sample: table inet filter decides at hook output (chain output)
+      sample: nftables table inet filter chain output stops what is needed
 added:
   description: Rule entries for the ports that are newly open.
   returned: success
@@ -149,10 +188,18 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._apply import prepare
-from ..module_utils._front import REQUEST_OPTIONS, compile_options, errors_to_user, read_networks, require_root, tell
+from ..module_utils._front import (
+    REQUEST_OPTIONS,
+    compile_options,
+    errors_to_user,
+    read_networks,
+    read_passage,
+    require_root,
+    tell,
+)
 from ..module_utils._host.local import LocalHost, carry_out, lock
 from ..module_utils._model.messages import Notice, Problem, RequestError
-from ..module_utils._model.rules import RuleSet, newly_open, parse_rules
+from ..module_utils._model.rules import Passage, RuleSet, newly_open, parse_rules
 
 
 def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]]:
@@ -163,6 +210,7 @@ def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]
     rules = RuleSet()
     notices: tuple[Notice, ...] = ()
     networks: tuple[str, ...] = ()
+    passage = Passage()
     try:
         if params["rules"] is not None:
             rules = parse_rules(params["rules"])
@@ -175,9 +223,16 @@ def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]
         networks = read_networks(params["ingress_from"], "ingress_from")
     except RequestError as error:
         problems += error.problems
+    try:
+        passage = read_passage(params)
+    except RequestError as error:
+        problems += error.problems
     if problems:
         raise RequestError(problems)
-    return rules.ingress_from(networks), notices
+    if passage.inside and not passage.targets and any(rule.direction == "ingress" for rule in rules):
+        text = "no machine inside is named, so no ingress for Recording passes the gateway; name theirs"
+        notices = (*notices, Notice("no_recording_targets", "recording_targets", text))
+    return rules.ingress_from(networks).placed(params["placement"], passage), notices
 
 
 def main() -> None:
@@ -188,6 +243,10 @@ def main() -> None:
             "rules": {"type": "list", "elements": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "backend": {"type": "str", "choices": ["auto", "iptables", "nftables"], "default": "auto"},
+            "placement": {"type": "list", "elements": "str", "choices": ["host", "gateway"], "default": ["host"]},
+            "inside": {"type": "list", "elements": "dict", "default": []},
+            "outside": {"type": "list", "elements": "dict", "default": []},
+            "recording_targets": {"type": "list", "elements": "str", "default": []},
             "ingress_from": {"type": "list", "elements": "str", "default": []},
         },
         mutually_exclusive=[("rules", option) for option in REQUEST_OPTIONS],

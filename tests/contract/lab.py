@@ -123,7 +123,12 @@ class Machine:
     def __init__(self, name: str, variables: dict[str, t.Any]) -> None:
         self.name = name
         self.container: str = variables["ansible_host"]
-        self.addresses = (variables["test_host_ipv4"], variables["test_host_ipv6"])
+        number, networks = variables["test_host_number"], variables["test_networks"]
+        self.plugs: dict[str, tuple[str, str]] = {
+            plug: (f"{networks[plug]['ipv4']}.{number}", f"{networks[plug]['ipv6']}:{number}")
+            for plug in variables["test_host_plugs"]
+        }
+        self.addresses = next(iter(self.plugs.values()))
         self.shell = testinfra.get_host(f"podman://{self.container}")
 
     def run(self, command: str) -> str:
@@ -160,16 +165,26 @@ class Echo:
 
 
 class Target(Machine):
-    """A host under test, with the firewall of a backend, and the other side of its cable."""
+    """A host under test, with the firewall of a backend: between the other side and a machine inside."""
 
-    def __init__(self, name: str, variables: dict[str, t.Any], far: Machine, profile: Profile) -> None:
+    def __init__(
+        self, name: str, variables: dict[str, t.Any], *, far: Machine, inside: Machine, profile: Profile
+    ) -> None:
         super().__init__(name, variables)
         self.far = far
+        self.inside = inside
         self.profile = profile
 
     def reset(self, firewall: str | None = None) -> None:
         """As it was made, with its backend's own firewall and neighbours, or with another kind of `reset`."""
         self.run(f"/opt/instruments/reset {firewall or self.profile.name}")
+
+    def forward(self) -> None:
+        """Become the gateway between the other side and the machine inside."""
+        self.run("sysctl -q net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        for machine, plug, other in ((self.far, "outside", self.inside), (self.inside, "inside", self.far)):
+            for address, gateway in zip(other.addresses, self.plugs[plug]):
+                machine.run(f"ip route replace {address} via {gateway}")
 
     def state(self) -> dict[str, t.Any]:
         """Everything that the collection might change."""
@@ -256,6 +271,7 @@ class Target(Machine):
         self,
         *,
         directions: t.Collection[str] = ("egress", "ingress"),
+        through: bool = False,
         sport: int = 2,
         flags: str = "syn",
         low: int = 1,
@@ -263,19 +279,23 @@ class Target(Machine):
     ) -> Measured:
         """Send a packet to every port, in both directions, protocols and families, and see which come through.
 
-        Egress is what arrives on the other side; ingress is what comes past all chains of the host's input hook.
+        Egress is what arrives on the other side; ingress is what comes past all chains of the host's input hook. With
+        `through` the packets are those of the machine inside, and ingress is what arrives there.
         """
         packets = ("--sport", str(sport), "--flags", flags, "--low", str(low), "--high", str(high))
         # What former packets left in connection tracking must not let anything through.
         self.run("conntrack --flush")
-        ways = {"egress": (self, self.far, "wire"), "ingress": (self.far, self, "past")}
+        near, place = (self.inside, "wire") if through else (self, "past")
+        ways = {"egress": (near, self.far, "wire"), "ingress": (self.far, near, place)}
+        known = {self.far: self.plugs["outside"], self.inside: self.plugs["inside"], self: ()}
         # Also where only ingress is measured: the other side gets to know this host.
-        for sender, receiver, place in ways.values():
-            receiver.instrument("witness", "begin", "--place", place, "--sources", *sender.addresses)
+        for sender, receiver, at in ways.values():
+            words = ("--place", at, "--sources", *sender.addresses, "--neighbours", *known[receiver])
+            receiver.instrument("witness", "begin", *words)
         with ThreadPoolExecutor() as pool:
             sent = [
                 pool.submit(sender.instrument, "sender", *receiver.addresses, *packets)
-                for direction, (sender, receiver, _place) in ways.items()
+                for direction, (sender, receiver, _at) in ways.items()
                 if direction in directions
             ]
             for sending in sent:
@@ -283,7 +303,7 @@ class Target(Machine):
                 assert all(sum(count.values()) == high - low + 1 for count in counts.values()), counts
             seen = {
                 direction: pool.submit(receiver.instrument, "witness", "end")
-                for direction, (_sender, receiver, _place) in ways.items()
+                for direction, (_sender, receiver, _at) in ways.items()
             }
         return Measured(**{direction: as_sets(recording.result()) for direction, recording in seen.items()})
 

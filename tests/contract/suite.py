@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from . import document
-from .lab import as_sets, as_text, both_families, changes, differences, neighbours
+from .lab import Measured, as_sets, as_text, both_families, changes, differences, neighbours
 
 if t.TYPE_CHECKING:
     from .lab import Machine, Ports, Target
@@ -23,6 +24,7 @@ __all__ = [
     "TestChanges",
     "TestDrift",
     "TestErrors",
+    "TestGateway",
     "TestInstruments",
     "TestLegacyIptables",
     "TestPackets",
@@ -149,6 +151,101 @@ class TestReturnTraffic:
         target.apply("recording")
         measured = target.measure(directions=["egress"], sport=40000)
         assert not differences("egress", both_families(document.egress(["recording"])), measured.egress)
+
+
+SIDES = {"placement": ["gateway"], "inside": [{"interface": "eth1"}], "outside": [{"interface": "eth0"}]}
+
+
+class TestGateway:
+    """The SDKs run on a machine inside, whose packets the host forwards."""
+
+    def test_open_is_exactly_the_list(self, gateway: Target, inside: Machine) -> None:
+        """Through the gateway, and not to or from the gateway itself."""
+        result = gateway.apply(*ALL, **SIDES, recording_targets=inside.addresses)
+        assert not [
+            notice for notice in result["notices"] if notice["code"] in ("not_forwarding", "no_recording_targets")
+        ]
+        through = gateway.measure(through=True)
+        assert not differences("egress", both_families(document.egress(ALL)), through.egress)
+        assert not differences("ingress", both_families(document.ingress(ALL)), through.ingress)
+        measured = gateway.measure()
+        assert measured.egress == NOTHING
+        assert measured.ingress == NOTHING
+
+    def test_answers(self, gateway: Target, far: Machine, inside: Machine) -> None:
+        """Connections from inside get their answers, those from outside get theirs from the recording machine."""
+        gateway.apply(*ALL, **SIDES, recording_targets=inside.addresses)
+        ports = document.egress(ALL)
+        with far.echo("--redirect-tcp"):
+            arguments = ("--tcp", as_text(ports["tcp"]), "--udp", as_text(ports["udp"]))
+            answered = inside.instrument("client", "exchange", *far.addresses, *arguments)
+        assert not differences("answers from outside", both_families(ports), as_sets(answered))
+        ports = document.ingress(ALL)
+        with inside.echo():
+            answered = far.instrument("client", "exchange", *inside.addresses, "--udp", as_text(ports["udp"]))
+        assert not differences("answers to outside", both_families(ports), as_sets(answered))
+        told = inside.instrument("client", "errors", *far.addresses, "--udp", "3478,4000")
+        assert [entry["errno"] for answers in told.values() for entry in answers] == [ECONNREFUSED] * 4
+
+    def test_sides_and_targets(self, gateway: Target, inside: Machine) -> None:
+        """Sources instead of interfaces, here of IPv4 alone; ingress reaches no machine but the recording targets."""
+        sides = {"placement": ["gateway"], "inside": [{"source": f"{inside.addresses[0]}/32"}]}
+        gateway.apply("recording", **sides, recording_targets=["10.89.78.99"])
+        through = gateway.measure(through=True)
+        listed = {name: ports for name, ports in both_families(document.egress(["recording"])).items() if "4" in name}
+        assert not differences("egress", {**NOTHING, **listed}, through.egress)
+        assert not differences("ingress", NOTHING, through.ingress)
+        result = gateway.apply("recording", **sides)
+        assert "no_recording_targets" in [notice["code"] for notice in result["notices"]]
+
+    def test_host_and_gateway(self, gateway: Target, inside: Machine) -> None:
+        before = gateway.state()
+        wanted = {**SIDES, "placement": ["host", "gateway"], "recording_targets": inside.addresses}
+        check = gateway.apply(*ALL, check=True, **wanted)
+        assert not changes(before, gateway.state())
+        assert gateway.apply(*ALL, **wanted)["diff"] == check["diff"]
+        gateway.assert_open(*ALL)
+        assert gateway.apply(*ALL, **wanted)["changed"] is False
+        found = gateway.module("applied_info")["rules"]
+        assert [rule.get("placement", "host") for rule in found].count("gateway") >= 3
+        # From both to the host alone.
+        assert gateway.apply("web")["changed"] is True
+        assert gateway.measure(through=True) == Measured(egress=NOTHING, ingress=NOTHING)
+        gateway.assert_open("web")
+        gateway.apply(state="absent")
+        assert not changes(before, gateway.state())
+
+    def test_local_containers(self, gateway: Target, far: Machine) -> None:
+        """Containers on a bridge of the host are machines inside: their packets never pass the output hook."""
+        gateway.run(
+            "ip link add bridge0 type bridge; ip link set bridge0 up; ip address add 10.89.79.1/24 dev bridge0;"
+            "ip netns add box; ip link add box0 type veth peer name eth0 netns box; ip link set box0 master bridge0 up;"
+            "ip -n box link set eth0 up; ip -n box address add 10.89.79.2/24 dev eth0;"
+            "ip -n box route add default via 10.89.79.1"
+        )
+        far.run(f"ip route replace 10.89.79.0/24 via {gateway.addresses[0]}")
+        try:
+            gateway.apply("web", placement=["gateway"], inside=[{"interface": "bridge0"}])
+            asks = "ip netns exec box python3 /opt/instruments/client.py exchange"
+            with far.echo("--redirect-tcp"):
+                answered = gateway.run(f"{asks} {far.addresses[0]} --tcp 80,444,5668-5670 --udp 3478-3479")
+        finally:
+            gateway.run("ip netns delete box; ip link delete bridge0")
+        assert as_sets(json.loads(answered)) == {"tcp4": {80, 5668, 5669}, "udp4": {3478}}
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"placement": ["gateway"]}, "inside"),
+            ({"inside": [{"interface": "eth1"}]}, "placement gateway only"),
+            ({"placement": ["gateway"], "inside": [{"interface": "eth7"}]}, "eth7"),
+            ({"placement": ["gateway"], "inside": [{"zone": "nowhere"}]}, "zone"),
+            ({**SIDES, "outside": [{"interface": "eth1"}]}, "inside too"),
+        ],
+        ids=str,
+    )
+    def test_bad_input(self, target: Target, options: dict[str, t.Any], word: str) -> None:
+        assert word in target.refused(sdks=["web"], **options)
 
 
 class TestChanges:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
+import time
 import typing as t
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,8 @@ from document import SDKS
 __all__ = ["FIREWALLS", "IPTABLES", "LEGACY", "NFTABLES", "Firewall", "NetnsHost", "rule_set"]
 
 # /etc holds what the commands need, in files that belong to the host's root; its upper folder then has what a test
-# changed. /usr/local/sbin comes first in the host's PATH: a test puts there what is to stand in for a command.
+# changed. /usr/local/sbin comes first in the host's PATH: a test puts there what is to stand in for a command. in0
+# and out0 are the two sides of a gateway.
 _FURNISH = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -32,6 +35,7 @@ cp -r --no-dereference alternatives group ld.so.* nsswitch.conf passwd protocols
 cd /
 mount -t overlay -o lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work,userxattr overlay /etc
 mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
+ip link add in0 type veth peer name out0
 echo ready
 exec cat
 """
@@ -106,6 +110,9 @@ class NetnsHost(LocalHost):
         return super().which(name) or (name if self.exists(f"/usr/local/sbin/{name}") else None)
 
     def read(self, path: str) -> str | None:
+        if path.startswith("/proc/sys/net/"):
+            # What is read there is that of the reader's network namespace.
+            return self.run(["cat", path]).out
         return None if path in self.hidden else super().read(self.path(path))
 
     def exists(self, path: str) -> bool:
@@ -150,6 +157,23 @@ class NetnsHost(LocalHost):
     def nft(self, text: str) -> None:
         """Load a file of nft."""
         self.sh("nft -f -", stdin=text)
+
+    @contextlib.contextmanager
+    def owner(self, command: str) -> t.Iterator[t.Callable[[str], None]]:
+        """A program that stays while the block lasts, and does this and further commands of nft."""
+        argv = [*self._enter, "nft", "--interactive"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, bufsize=1) as program:
+
+            def nft(text: str) -> None:
+                assert program.stdin
+                before = self.sh("nft list ruleset")
+                program.stdin.write(f"{text}\n")
+                deadline = time.monotonic() + 5
+                while self.sh("nft list ruleset") == before:
+                    assert time.monotonic() < deadline, f"nothing has come of {text}"
+
+            nft(command)
+            yield nft
 
     def carry_out(self, steps: t.Sequence[Step]) -> None:
         """What the runner does when it is this host's."""
@@ -203,13 +227,14 @@ class Firewall:
         """Give the host a firewall that drops everything in both directions and both families."""
         self.choose(host)
         if self.backend == "iptables":
-            closed = r"printf '*filter\n:INPUT DROP\n:OUTPUT DROP\nCOMMIT\n'"
+            closed = r"printf '*filter\n:INPUT DROP\n:OUTPUT DROP\n:FORWARD DROP\nCOMMIT\n'"
             host.sh(f"{closed} | iptables-restore --noflush; {closed} | ip6tables-restore --noflush")
         else:
             host.nft(
                 "table inet filter {\n"
                 "chain input { type filter hook input priority filter; policy drop; }\n"
                 "chain output { type filter hook output priority filter; policy drop; }\n"
+                "chain forward { type filter hook forward priority filter; policy drop; }\n"
                 "}\n"
             )
 

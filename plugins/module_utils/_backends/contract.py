@@ -8,18 +8,21 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
+from .._model.messages import Notice
 from .._model.ports import PortSet
-from .._model.rules import Rule, RuleSet, changes
+from .._model.rules import Passage, Rule, RuleSet, Side, changes
 
 __all__ = [
     "HOOKS",
     "KINDS",
     "MARK",
+    "PATHS",
     "Accept",
     "Action",
     "Backend",
     "BackendError",
     "Command",
+    "Crossing",
     "Drop",
     "Host",
     "Outcome",
@@ -30,8 +33,16 @@ __all__ = [
     "WriteFile",
     "accepts",
     "closes",
+    "crossings",
+    "direction_of",
+    "is_ours",
     "live_rules",
+    "overridden",
+    "passage_of",
 ]
+
+# A side inside, and one outside (None: anywhere).
+Crossing = tuple[Side, t.Optional[Side]]
 
 S = t.TypeVar("S")
 D = t.TypeVar("D")
@@ -42,8 +53,10 @@ MARK = "openagora"
 # In the order in which they are rendered.
 KINDS = ("open", "reply", "error")
 
-# The hooks of placement `host`: what the SDK sends passes output, what it receives passes input.
-HOOKS = ("output", "input")
+# What an SDK on the host sends passes output, what it receives passes input; both pass forward on a gateway.
+HOOKS = {"output": ("output",), "input": ("input",), "forward": ("forward_out", "forward_in")}
+PATHS = tuple(path for paths in HOOKS.values() for path in paths)
+_OUTWARD = ("output", "forward_out")
 
 
 class BackendError(Exception):
@@ -142,6 +155,7 @@ class Accept:
     sdk: str = ""
     networks: tuple[str, ...] = ()
     ports: PortSet = PortSet()
+    passage: Passage = Passage()
 
     @property
     def comment(self) -> str:
@@ -149,72 +163,97 @@ class Accept:
         return f"{MARK} {self.sdk}" if self.sdk else MARK
 
 
-def accepts(rules: RuleSet, hook: str, families: t.Collection[str]) -> tuple[Accept, ...]:
-    """What has to be accepted at a hook of a host that runs the SDKs, in the order in which it is rendered.
+def is_ours(comment: str) -> bool:
+    """Whether a rule's comment is one of those that `Accept.comment` gives."""
+    return comment == MARK or comment.startswith(f"{MARK} ")
+
+
+def direction_of(path: str, *, reply: bool) -> str:
+    """Of what direction the packets are that pass here: those that an SDK's connection begins with, or its replies."""
+    return "egress" if (path in _OUTWARD) != reply else "ingress"
+
+
+def accepts(rules: RuleSet, path: str, families: t.Collection[str]) -> tuple[Accept, ...]:
+    """What has to be accepted on a path, in the order in which it is rendered.
 
     What is opened in one direction needs its return traffic in the other one, also on a host that has no rule for
     established connections; connection tracking decides, because a source port alone proves nothing.
     """
-    outgoing = "egress" if hook == "output" else "ingress"
-    rules = rules.in_families(families)
+    placed = [rule for rule in rules.in_families(families) if _passes(rule.passage, path)]
     found = [
         Accept(
-            kind="open" if rule.direction == outgoing else "reply",
+            kind="open" if rule.direction == direction_of(path, reply=False) else "reply",
             direction=rule.direction,
             protocol=rule.protocol,
             sdk=sdk,
             networks=rule.networks,
             ports=ports,
+            passage=rule.passage,
         )
-        for rule in rules
+        for rule in placed
         for sdk, ports in rule.needs
     ]
-    # Errors about what this side sends come in at input. Errors that this side sends about ingress leave at output.
-    if found and (hook == "input" or any(rule.direction == "ingress" for rule in rules)):
+    # Errors about what this side sends come back inwards. Those that it sends about ingress leave outwards.
+    if found and (path not in _OUTWARD or any(rule.direction == "ingress" for rule in placed)):
         found.append(Accept(kind="error"))
     return tuple(sorted(found, key=lambda accept: (KINDS.index(accept.kind), accept)))
 
 
+def _passes(passage: Passage, path: str) -> bool:
+    """Whether packets of a host (no passage) or of this way through a gateway come along here."""
+    return bool(passage.inside) == (path in HOOKS["forward"])
+
+
+def crossings(passages: t.Iterable[Passage], families: t.Iterable[str]) -> list[Crossing]:
+    """All pairs of a side inside and one outside between which packets of these families cross, in order."""
+    pairs = {pair for passage in passages for family in families for pair in passage.crossings(family)}
+    return sorted(pairs, key=str)
+
+
+def passage_of(pairs: t.Iterable[Crossing]) -> Passage:
+    """The two sides of the gateway that these pairs come from."""
+    pairs = list(pairs)
+    inside, outside = {pair[0] for pair in pairs}, {pair[1] for pair in pairs if pair[1]}
+    return Passage(tuple(sorted(inside)), tuple(sorted(outside)))
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where accepts of ours stand or have to stand: one hook, for some address families.
+    """Where accepts of ours stand or have to stand: one path, for some address families.
 
     `accepts` is what packets meet there now: empty when nothing leads to our chain.
     """
 
     name: str
-    hook: str
+    path: str
     families: tuple[str, ...]
     accepts: tuple[Accept, ...] = ()
+
+    def rules(self) -> t.Iterator[Rule]:
+        """What is accepted here, whether or not other places let it pass."""
+        for accept in self.accepts:
+            if accept.kind != "error":
+                scope = "networks" if accept.networks else "any"
+                needs = ((accept.sdk, accept.ports),)
+                yield Rule(
+                    accept.direction, accept.protocol, scope, accept.networks, needs=needs, passage=accept.passage
+                )
+
+    def concerns(self, rule: Rule) -> bool:
+        """Whether packets of this rule come along here."""
+        return _passes(rule.passage, self.path) and bool(set(self.families) & set(rule.families))
 
 
 def live_rules(places: t.Sequence[Place]) -> RuleSet:
     """The rules that the accepts at these places come to: a port counts when every place it must pass lets it pass."""
-    held: dict[tuple[t.Any, ...], Rule] = {}
-    for place in places:
-        for accept in place.accepts:
-            if accept.kind != "error":
-                scope = "networks" if accept.networks else "any"
-                rule = Rule(accept.direction, accept.protocol, scope, accept.networks)
-                held[rule.key] = rule
+    held = [(place, {rule.key: dict(rule.needs) for rule in RuleSet.of(place.rules())}) for place in places]
     rules = []
-    for rule in held.values():
-        through = []
-        for place in places:
-            if set(place.families) & set(rule.families):
-                needs: dict[str, PortSet] = {}
-                for accept in place.accepts:
-                    if (accept.direction, accept.protocol, accept.networks) == (
-                        rule.direction,
-                        rule.protocol,
-                        rule.networks,
-                    ):
-                        needs[accept.sdk] = needs.get(accept.sdk, PortSet()) | accept.ports
-                through.append(needs)
-        sdks = set.intersection(*(set(needs) for needs in through))
-        common = {sdk: through[0][sdk] for sdk in sdks}
-        for needs in through[1:]:
-            common = {sdk: ports & needs[sdk] for sdk, ports in common.items()}
+    for rule in RuleSet.of(rule for place in places for rule in place.rules()):
+        common = dict(rule.needs)
+        for place, needs in held:
+            if place.concerns(rule):
+                here = needs.get(rule.key, {})
+                common = {sdk: ports & here[sdk] for sdk, ports in common.items() if sdk in here}
         rules.append(replace(rule, needs=tuple(common.items())))
     return RuleSet.of(rules)
 
@@ -248,6 +287,15 @@ class Drop:
                 return None
             sides.append(both)
         return Drop(self.protocol or inner.protocol, *sides)
+
+
+def overridden(where: str, drops: t.Iterable[Drop], wanted: t.Collection[Accept]) -> t.Iterator[Notice]:
+    """Each rule of others that denies a port by name which ours, standing first, opens."""
+    for drop in drops:
+        if (drop.dports or drop.sports) and closes(drop, wanted):
+            ports = f"to {drop.dports}" if drop.dports else f"from {drop.sports}"
+            text = f"a rule here denies {drop.protocol or 'tcp and udp'} {ports}, and ours comes before it"
+            yield Notice("deny_overridden", where, f"{text}; take it away if that is meant, or do without the SDK")
 
 
 def closes(drop: Drop, wanted: t.Iterable[Accept]) -> bool:
@@ -289,3 +337,12 @@ class Backend(t.Protocol[S, D]):
 
     def effective(self, state: S, desired: D) -> str:
         """`in_force`, or `nothing_to_open` where no rule of the host stands in the way."""
+
+    def notices(self, state: S, desired: D) -> t.Iterable[Notice]:
+        """What keeps the rules from working in this firewall, and which of others they override."""
+
+    def in_the_way(self, state: S, rules: RuleSet) -> tuple[str, ...]:
+        """The chains of this firewall that stop what is needed unless ours stands in them."""
+
+    def out_of_reach(self, state: S, rules: RuleSet) -> tuple[str, ...]:
+        """The chains that stop what is needed and into which this backend can put nothing."""

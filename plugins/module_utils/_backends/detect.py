@@ -13,6 +13,7 @@ from .iptables import Iptables
 from .nftables import Nftables
 
 if t.TYPE_CHECKING:
+    from .._model.rules import RuleSet
     from .contract import Backend, Host
 
 __all__ = ["BACKENDS", "choose"]
@@ -29,8 +30,11 @@ def _manager(host: Host) -> str:
     return "ufw" if enabled and host.which("ufw") else ""
 
 
-def choose(host: Host, name: str) -> tuple[Backend[t.Any, t.Any], str]:
-    """The backend of this name, or with `auto` of the firewall in force, and why it is the one. Raises BackendError."""
+def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any], str]:
+    """The backend of this name, or with `auto` that of the firewall which stops what these rules are to let pass.
+
+    With why it is the one. Raises BackendError.
+    """
     installed = {key: backend for key, backend in BACKENDS.items() if backend.available(host)}
     if name != "auto":
         if name not in installed:
@@ -45,6 +49,10 @@ def choose(host: Host, name: str) -> tuple[Backend[t.Any, t.Any], str]:
             f"{manager} is in force on this host, and rules beside it would be lost at its next reload; "
             f"backends are {', '.join(BACKENDS)}. Disable {manager}, or name a backend to overrule this"
         )
+    for backend in installed.values():
+        chains = backend.in_the_way(backend.read(host), rules)
+        if chains:
+            return backend, f"{chains[0]} stops what is needed"
     for backend in installed.values():
         reason = backend.in_force(host)
         if reason:

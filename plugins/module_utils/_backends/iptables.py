@@ -8,23 +8,44 @@ Works with both variants of the commands (nf_tables and legacy), whichever the h
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .._model.ports import HIGHEST, LOWEST, PortSet
-from .._model.rules import RuleSet, normalise_networks
+from .._model.rules import FAMILIES, Passage, RuleSet, Side, normalise_networks
 from . import boot
-from .contract import HOOKS, MARK, Accept, BackendError, Command, Drop, Place, Step, accepts, closes
+from .contract import (
+    HOOKS,
+    MARK,
+    PATHS,
+    Accept,
+    BackendError,
+    Command,
+    Drop,
+    Place,
+    Step,
+    accepts,
+    closes,
+    crossings,
+    direction_of,
+    is_ours,
+    overridden,
+    passage_of,
+)
 
 if t.TYPE_CHECKING:
-    from .contract import Host
+    from .._model.messages import Notice
+    from .contract import Crossing, Host
 
 __all__ = ["Iptables"]
 
-_BASE = {"output": "OUTPUT", "input": "INPUT"}
-_CHAIN = {hook: f"{MARK}-{hook}" for hook in HOOKS}
+_BASE = {hook: hook.upper() for hook in HOOKS}
+# The chain of hook forward leads to those of its paths what crosses the gateway.
+_CHAIN = {name: f"{MARK}-{name.replace('_', '-')}" for name in (*PATHS, "forward")}
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
@@ -41,6 +62,7 @@ Options = dict[str, str]
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(?!\S)|(\S+)')
 
 
+@functools.cache
 def _options(spec: str) -> Options:
     """A rule's options and their values, whatever the order and the match modules named; a negated one ends in `!`."""
     options: Options = {}
@@ -58,6 +80,12 @@ def _options(spec: str) -> Options:
             name = "" if name == "--comment" else name
     options.pop("-m", None)
     return options
+
+
+def _leads(spec: str) -> str:
+    """Where a rule leads: the chain, or the verdict; empty when it goes on."""
+    options = _options(spec)
+    return options.get("-j") or options.get("-g") or ""
 
 
 def _ports(text: str, *, negated: bool = False) -> PortSet:
@@ -80,11 +108,13 @@ class Family:
     rules: dict[str, tuple[str, ...]]
     # Base chains that exist in the kernel. None where that cannot be changed (legacy tables come and stay whole).
     existing: frozenset[str] | None
+    # By its full name, where it is not the one that the host's commands use.
+    variant: str = ""
 
     @property
     def command(self) -> str:
         """`iptables` or `ip6tables`."""
-        return _COMMANDS[self.family]
+        return f"{_COMMANDS[self.family]}{self.variant}"
 
     def ours(self) -> Ours:
         """What of ours stands in this table."""
@@ -94,16 +124,14 @@ class Family:
             for chain, specs in self.rules.items()
             if chain not in chains
             for index, spec in enumerate(specs)
-            if _options(spec).get("-j", "").startswith(f"{MARK}-")
+            if _leads(spec) in _CHAIN.values()
         )
         return Ours(chains, tuple(jumps))
 
     def drops(self, chain: str, *, stop: int | None = None) -> t.Iterator[Drop]:
         """The foreign rules in a chain, and in those it jumps to, that drop by protocol and port alone."""
         for spec in self.rules.get(chain, ())[:stop]:
-            options = _options(spec)
-            target = options.get("-j") or options.get("-g") or ""
-            drop = _as_drop(options)
+            target, drop = _leads(spec), _as_drop(_options(spec))
             if drop is None or target.startswith(f"{MARK}-"):
                 continue
             if target in ("DROP", "REJECT"):
@@ -144,6 +172,10 @@ class State:
 
     families: tuple[Family, ...]
     made: frozenset[str]
+    # Tables of the old kind beside those that the host's commands use.
+    legacy: tuple[Family, ...] = ()
+    # The commands that refuse to read the table, because nft made it.
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,45 +218,90 @@ def _specs(accept: Accept, family: str) -> t.Iterator[str]:
     if accept.kind == "error":
         yield f"-p {_ICMP[family]} -m conntrack --ctstate RELATED {comment} -j ACCEPT"
         return
-    far = "-d" if (accept.direction == "egress") == (accept.kind == "open") else "-s"
+    far, near = ("-d", "-s") if (accept.direction == "egress") == (accept.kind == "open") else ("-s", "-d")
     ports, state = "--dports", ""
     if accept.kind == "reply":
         ports, state = "--sports", "-m conntrack --ctstate ESTABLISHED --ctdir REPLY "
-    networks = [part for network in accept.networks for part in _HALVES.get(network, (network,))]
-    for address in [f"{far} {network} " for network in networks] or [""]:
-        for chunk in accept.ports.chunks():
-            yield f"{address}-p {accept.protocol} -m multiport {ports} {_multiport(chunk)} {state}{comment} -j ACCEPT"
+    for network in _addresses(far, accept.networks):
+        for target in _addresses(near, accept.passage.targets):
+            for chunk in accept.ports.chunks():
+                yield (
+                    f"{network}{target}-p {accept.protocol} -m multiport {ports} {_multiport(chunk)} "
+                    f"{state}{comment} -j ACCEPT"
+                )
 
 
-def _accepts_of(specs: t.Iterable[str], hook: str, family: str) -> tuple[Accept, ...]:
+def _addresses(option: str, networks: t.Iterable[str]) -> list[str]:
+    parts = [part for network in networks for part in _HALVES.get(network, (network,))]
+    return [f"{option} {part} " for part in parts] or [""]
+
+
+def _dispatch(pairs: t.Iterable[Crossing]) -> tuple[str, ...]:
+    """The rules that lead what crosses the gateway, outwards and inwards, to the chains that accept."""
+    return tuple(
+        f"{_met(source, '-s', '-i')}{_met(target, '-d', '-o')}-m comment --comment {MARK} -j {_CHAIN[path]}"
+        for inside, outside in pairs
+        for path, source, target in (("forward_out", inside, outside), ("forward_in", outside, inside))
+    )
+
+
+def _met(side: Side | None, address: str, interface: str) -> str:
+    return f"{address if side.kind == 'source' else interface} {side.name} " if side else ""
+
+
+def _crossings_of(specs: t.Sequence[str]) -> list[Crossing]:
+    """The pairs of sides that dispatching rules lead both ways: the reverse of `_dispatch`; none for other rules."""
+    found = []
+    for spec in specs:
+        options = _options(spec)
+        inside, outside = (
+            next((Side(kind, options[name]) for name, kind in names if name in options), None)
+            for names in ((("-s", "source"), ("-i", "interface")), (("-d", "source"), ("-o", "interface")))
+        )
+        if inside and options.get("-j") == _CHAIN["forward_out"]:
+            found.append((inside, outside))
+    return found if [_options(spec) for spec in specs] == [_options(spec) for spec in _dispatch(found)] else []
+
+
+def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage) -> tuple[Accept, ...]:
     """The accepts that rules of ours come to: the reverse of `_specs`; rules that are not of its form are left out."""
-    held: dict[tuple[str, str, str, str, str], PortSet] = {}
+    held: dict[tuple[str, str, str, str, str, str], PortSet] = {}
     found: list[Accept] = []
+    far, near = ("-d", "-s") if direction_of(path, reply=False) == "egress" else ("-s", "-d")
     for spec in specs:
         options = _options(spec)
         sdk = options.get("--comment", "").partition(f"{MARK} ")[2]
         reply = options.get("--ctdir") == "REPLY"
         text = options.get("--sports" if reply else "--dports")
         accept = Accept("error")
-        network = options.get("-d" if hook == "output" else "-s", "")
+        network, target = options.get(far, ""), options.get(near, "")
         if sdk and text:
-            kind, direction = "reply" if reply else "open", "egress" if (hook == "output") != reply else "ingress"
-            names = (network,) if network else ()
-            accept = Accept(kind, direction, options.get("-p", ""), sdk, names, _ports(text))
+            kind, direction = "reply" if reply else "open", direction_of(path, reply=reply)
+            narrowed = replace(passage, targets=(target,) if target else ())
+            networks = (network,) if network else ()
+            accept = Accept(kind, direction, options.get("-p", ""), sdk, networks, _ports(text), narrowed)
         if options not in map(_options, _specs(accept, family)):
             continue
         if accept.kind == "error":
             found.append(accept)
         else:
-            key = (accept.kind, accept.direction, accept.protocol, sdk, network)
+            key = (accept.kind, accept.direction, accept.protocol, sdk, network, target)
             held[key] = held.get(key, PortSet()) | accept.ports
-    groups: dict[tuple[str, str, str, str, bool, PortSet], list[str]] = {}
-    for (kind, direction, protocol, sdk, network), ports in held.items():
-        groups.setdefault((kind, direction, protocol, sdk, bool(network), ports), []).append(network)
-    for (kind, direction, protocol, sdk, narrowed, ports), texts in groups.items():
-        networks = normalise_networks(texts) if narrowed else ()
-        found.append(Accept(kind, direction, protocol, sdk, networks, ports))
+    by_target = _grouped((*words, target, ports, network) for (*words, network, target), ports in held.items())
+    whole = _grouped((*words, ports, networks, target) for (*words, target, ports), networks in by_target)
+    for (kind, direction, protocol, sdk, ports, networks), targets in whole:
+        through = replace(passage, targets=targets)
+        found.append(Accept(kind, direction, protocol, sdk, networks, ports, through))
     return tuple(found)
+
+
+def _grouped(items: t.Iterable[tuple[t.Any, ...]]) -> t.Iterator[tuple[tuple[t.Any, ...], tuple[str, ...]]]:
+    """Items that differ in their last part alone, which is a network or empty for any address."""
+    groups: dict[tuple[t.Any, ...], list[str]] = {}
+    for *key, network in items:
+        groups.setdefault((*key, bool(network)), []).append(network)
+    for (*key, narrowed), networks in groups.items():
+        yield tuple(key), normalise_networks(networks) if narrowed else ()
 
 
 def _transaction(before: Ours, after: Ours) -> str:
@@ -242,18 +319,20 @@ def _transaction(before: Ours, after: Ours) -> str:
 def _refuse_foreign(family: Family) -> None:
     """A chain that has our name but nothing of ours in it belongs to somebody else."""
     ours = family.ours()
-    led_to = {_options(jump.spec).get("-j") for jump in ours.jumps if f"--comment {MARK}" in jump.spec}
+    led_to = {_leads(jump.spec) for jump in ours.jumps if is_ours(_options(jump.spec).get("--comment", ""))}
     for chain, specs in ours.chains.items():
-        marked = any(_options(spec).get("--comment", "").startswith(MARK) for spec in specs)
-        if specs and not marked and chain not in led_to:
+        marked = any(is_ours(_options(spec).get("--comment", "")) for spec in specs)
+        # One that is empty may be what somebody has left of ours.
+        if not marked and chain not in led_to and (specs or chain not in _CHAIN.values()):
             raise BackendError(
                 f"{family.command}: chain {chain} in table filter carries a name of ours but holds no rule of ours; "
                 f"rename or remove it ({family.command} -E {chain} NEW-NAME), then run again"
             )
 
 
-def _read_family(host: Host, family: str, nft: bool) -> Family:
-    command = _COMMANDS[family]
+def _read_family(host: Host, family: str, *, nft: bool, variant: str = "") -> Family | None:
+    """The filter table; None where it is one of nft's own, which these commands cannot read."""
+    command = f"{_COMMANDS[family]}{variant}"
     # Looking at a legacy table creates it, so one that the kernel does not list is not looked at.
     names = f"/proc/net/{'ip' if family == 'ipv4' else 'ip6'}_tables_names"
     text = ""
@@ -262,6 +341,8 @@ def _read_family(host: Host, family: str, nft: bool) -> Family:
         if outcome.code != 0:
             raise BackendError(f"{command}-save -t filter failed: {outcome.err.strip() or outcome.out.strip()}")
         text = outcome.out
+    if "is incompatible" in text:
+        return None
     policies: dict[str, str] = {}
     rules: dict[str, tuple[str, ...]] = {}
     for line in text.splitlines():
@@ -272,9 +353,16 @@ def _read_family(host: Host, family: str, nft: bool) -> Family:
         elif line.startswith("-A "):
             _append, chain, spec = line.split(None, 2)
             rules[chain] = (*rules.get(chain, ()), spec)
-    read = Family(family, policies, rules, _existing(host, family, bool(text)) if nft else None)
+    read = Family(family, policies, rules, _existing(host, family, bool(text)) if nft else None, variant)
     _refuse_foreign(read)
     return read
+
+
+def _read_beside(host: Host, family: str) -> Family | None:
+    """The table of the old kind beside one of the new; None where one may not see whether there is any."""
+    with contextlib.suppress(BackendError):
+        return _read_family(host, family, nft=False, variant="-legacy")
+    return None
 
 
 def _existing(host: Host, family: str, saved: bool) -> frozenset[str]:
@@ -318,22 +406,37 @@ class Iptables:
             if line.startswith(_MADE):
                 made = line[len(_MADE) :].split()
         nft = "nf_tables" in version.out
-        return State(tuple(_read_family(host, family, nft) for family in families), frozenset(made))
+        beside = families if nft and host.which("iptables-legacy-save") else ()
+        read = [_read_family(host, family, nft=nft) for family in families]
+        old = [_read_beside(host, family) for family in beside]
+        return State(
+            families=tuple(family for family in read if family),
+            made=frozenset(made),
+            legacy=tuple(family for family in old if family),
+            unreadable=tuple(_COMMANDS[name] for name, family in zip(families, read) if not family),
+        )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """The chains, and the jumps: an existing jump stays unless something before it closes a needed port."""
+        if rules.rules and state.unreadable:
+            raise BackendError(
+                f"table filter of {', '.join(state.unreadable)} was made by nft, and iptables cannot read it; "
+                "use backend: nftables"
+            )
         ours: dict[str, Ours] = {}
-        wanted: dict[tuple[str, str], tuple[Accept, ...]] = {}
+        wanted = _wanted(rules)
         made = set(state.made) if rules.rules else set()
         for family in state.families:
             chains: dict[str, tuple[str, ...]] = {}
             jumps: list[Jump] = []
-            for hook in HOOKS:
-                wanted[family.family, hook] = accepts(rules, hook, (family.family,))
+            for hook, paths in HOOKS.items():
                 if not wanted[family.family, hook]:
                     continue
-                specs = (spec for accept in wanted[family.family, hook] for spec in _specs(accept, family.family))
-                chains[_CHAIN[hook]] = tuple(specs)
+                for path in paths:
+                    held = accepts(rules, path, (family.family,))
+                    chains[_CHAIN[path]] = tuple(spec for accept in held for spec in _specs(accept, family.family))
+                if hook == "forward":
+                    chains[_CHAIN[hook]] = _dispatch(crossings((rule.passage for rule in rules), (family.family,)))
                 jumps.append(self._jump(family, hook, wanted[family.family, hook]))
                 if family.existing is not None and _BASE[hook] not in family.existing:
                     made.add(f"{family.family}:{_BASE[hook]}")
@@ -363,19 +466,28 @@ class Iptables:
                     Step(
                         f"{family.command}: {what}",
                         do=(Command(restore, _transaction(have, want)),),
-                        undo=(Command(restore, _transaction(want, have)),),
+                        undo=(Command(restore, _transaction(want, have)), *self._unmade(family, want)),
                     )
                 )
             if not want.chains:
                 steps.extend(self._unmake(state, family))
         return tuple(steps)
 
+    def _unmade(self, family: Family, want: Ours) -> tuple[Command, ...]:
+        """Take away the base chains that a transaction brings along; that they are there by then is not certain."""
+        table = f"{_NFT_FAMILY[family.family]} filter"
+        made = sorted({jump.base for jump in want.jumps} - family.existing) if family.existing is not None else []
+        lines = [f"{verb} chain {table} {chain}" for chain in made for verb in ("add", "delete")]
+        whole = made and not family.existing and not family.rules.keys() - _BASE.values()
+        lines += [f"delete table {table}"] if whole else []
+        return (Command(("nft", "-f", "-"), "\n".join([f"add table {table}", *lines, ""])),) if made else ()
+
     def _unmake(self, state: State, family: Family) -> t.Iterator[Step]:
         """Take away base chains that came with our rules, if nobody uses them by now."""
         if family.existing is None:
             return
         foreign = {
-            chain: [spec for spec in specs if not _options(spec).get("-j", "").startswith(f"{MARK}-")]
+            chain: [spec for spec in specs if _leads(spec) not in _CHAIN.values()]
             for chain, specs in family.rules.items()
             if not chain.startswith(f"{MARK}-")
         }
@@ -409,33 +521,73 @@ class Iptables:
         return boot.script("".join(sections)) if any(ours.chains for ours in desired.ours.values()) else None
 
     def places(self, state: State) -> tuple[Place, ...]:
-        """INPUT and OUTPUT of each family, with the accepts that a jump leads to and nothing before it closes."""
+        """The base chains of each family, with the accepts that a jump leads to and nothing before it closes."""
+        chains = [family.rules.get(_CHAIN["forward"], ()) for family in state.families]
+        passage = passage_of(pair for specs in chains for pair in _crossings_of(specs))
         places = []
         for family in state.families:
             ours = family.ours()
-            for hook in HOOKS:
+            for path, hook in ((path, hook) for hook, paths in HOOKS.items() for path in paths):
                 found: tuple[Accept, ...] = ()
                 for jump in ours.jumps:
                     options = _options(jump.spec)
-                    chain = options["-j"]
                     # A jump with a condition leads only some packets to our chain.
-                    if jump.base == _BASE[hook] and chain in ours.chains and options.keys() <= {"-j", "--comment"}:
+                    if jump.base == _BASE[hook] and options.keys() <= {"-j", "--comment"}:
                         drops = list(family.drops(jump.base, stop=jump.index))
-                        held = _accepts_of(ours.chains[chain], hook, family.family)
+                        held = self._held(ours, options["-j"], path, family.family, passage)
                         found += tuple(accept for accept in held if not any(closes(drop, (accept,)) for drop in drops))
-                places.append(Place(f"{family.command} {_BASE[hook]}", hook, (family.family,), found))
+                stops = family.policies.get(_BASE[hook], "ACCEPT") != "ACCEPT" or Drop() in family.drops(_BASE[hook])
+                if found or stops:
+                    places.append(Place(f"{family.command} {_BASE[hook]}", path, (family.family,), found))
         return tuple(places)
+
+    def _held(self, ours: Ours, chain: str, path: str, family: str, passage: Passage) -> tuple[Accept, ...]:
+        """What a chain that is jumped to accepts on a path; on a gateway it has to lead all that crosses there."""
+        if path not in HOOKS["forward"]:
+            return _accepts_of(ours.chains.get(chain, ()), path, family, Passage())
+        led = _crossings_of(ours.chains.get(chain, ()))
+        if chain != _CHAIN["forward"] or not led or led != crossings([passage], [family]):
+            return ()
+        return _accepts_of(ours.chains.get(_CHAIN[path], ()), path, family, passage)
 
     def effective(self, state: State, desired: Desired) -> str:
         """`nothing_to_open` where every base chain accepts and none drops a needed port."""
+        return "in_force" if any(_dropping(state.families, desired.accepts)) else "nothing_to_open"
+
+    def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
+        """The rules that deny what ours, which come first, allow."""
         for family in state.families:
-            for hook in HOOKS:
+            for hook, base in _BASE.items():
                 wanted = desired.accepts[family.family, hook]
-                if family.policies.get(_BASE[hook], "ACCEPT") != "ACCEPT":
-                    return "in_force"
-                if any(closes(drop, wanted) for drop in family.drops(_BASE[hook])):
-                    return "in_force"
-        return "nothing_to_open"
+                yield from overridden(f"{family.command} chain {base}", family.drops(base), wanted)
+
+    def in_the_way(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """The base chains that drop a needed port."""
+        return tuple(_dropping(state.families, _wanted(rules)))
+
+    def out_of_reach(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """Those of the old kind of tables, beside the kind that the host's commands use."""
+        return tuple(_dropping(state.legacy, _wanted(rules)))
+
+
+def _wanted(rules: RuleSet) -> dict[tuple[str, str], tuple[Accept, ...]]:
+    """What has to be accepted for each family and hook."""
+    return {
+        (family, hook): tuple(accept for path in paths for accept in accepts(rules, path, (family,)))
+        for family in FAMILIES
+        for hook, paths in HOOKS.items()
+    }
+
+
+def _dropping(families: t.Iterable[Family], wanted: dict[tuple[str, str], tuple[Accept, ...]]) -> t.Iterator[str]:
+    """The base chains that drop what is wanted."""
+    for family in families:
+        for hook, base in _BASE.items():
+            needed = wanted[family.family, hook]
+            if needed and family.policies.get(base, "ACCEPT") != "ACCEPT":
+                yield f"{family.command} chain {base} (policy {family.policies[base]})"
+            elif any(closes(drop, needed) for drop in family.drops(base)):
+                yield f"{family.command} chain {base}"
 
 
 _JUMP_FUNCTION = f"""\

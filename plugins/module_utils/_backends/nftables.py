@@ -16,31 +16,56 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from .._model.ports import HIGHEST, LOWEST, PortSet
-from .._model.rules import RuleSet, family_of, normalise_networks
+from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
 from . import boot
-from .contract import HOOKS, MARK, Accept, BackendError, Command, Drop, Place, Step, accepts, closes
+from .contract import (
+    HOOKS,
+    MARK,
+    PATHS,
+    Accept,
+    BackendError,
+    Command,
+    Drop,
+    Place,
+    Step,
+    accepts,
+    closes,
+    crossings,
+    direction_of,
+    is_ours,
+    overridden,
+    passage_of,
+)
 
 if t.TYPE_CHECKING:
-    from .contract import Host
+    from .._model.messages import Notice
+    from .contract import Crossing, Host
 
 __all__ = ["Nftables"]
 
-_CHAIN = {hook: f"{MARK}_{hook}" for hook in HOOKS}
-_FAMILIES = {"inet": ("ipv4", "ipv6"), "ip": ("ipv4",), "ip6": ("ipv6",)}
+# The chain of hook forward leads to those of its paths what crosses the gateway.
+_CHAIN = {name: f"{MARK}_{name}" for name in (*PATHS, "forward")}
+_FAMILIES = {"inet": FAMILIES, "ip": ("ipv4",), "ip6": ("ipv6",)}
 
 # iptables-nft keeps its rules in tables of these names and base chains of these names; nft must not touch them.
 _IPTABLES_TABLES = ("filter", "nat", "mangle", "raw", "security")
 _IPTABLES_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 
-# Replaces jumps in the base chains that are named as arguments ("inet filter output") by what standard input says,
-# in one transaction. A rule can be deleted only by its handle, which is not known before it has been added.
+# Takes back: replaces our jumps in the chains that are named as arguments ("inet filter output") by what standard input
+# says, in one transaction. A rule can be deleted only by its handle, which is not known before it has been added.
 _LOADER = f"""\
 {{
     for place; do
-        nft -a list chain $place | sed -n "s|^.*jump {MARK}_.*# handle \\([0-9]*\\)\\$|delete rule $place handle \\1|p"
+        nft -a list chain $place | sed -n \\
+            's/^[[:space:]]*jump {MARK}_[a-z]* comment "{MARK}" # handle \\([0-9]*\\)$/\\1/p' |
+            sed "s/^/delete rule $place handle /"
     done
     cat
 }} | nft -f -"""
+
+_ADDRESSES = {"ipv4": "ip", "ipv6": "ip6"}
+
+_SET_NAME = re.compile(rf"{MARK}_[a-z][a-z0-9_]*_(egress|ingress)_(tcp|udp)(_[0-9]+)?\Z")
 
 Expression = list[dict[str, t.Any]]
 
@@ -54,6 +79,7 @@ class Chain:
     policy: str = ""
     rules: tuple[Expression, ...] = ()
     comments: tuple[str, ...] = ()
+    handles: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,14 +107,20 @@ class Table:
         return _elements(self.sets.get(name, {}).get("elem", ()))
 
     def jumps(self, base: Chain) -> list[Jump]:
-        """The jumps to ours in a base chain."""
+        """The jumps to ours in a chain of others."""
         found = []
-        for index, (rule, comment) in enumerate(zip(base.rules, base.comments)):
+        for index, (rule, comment, handle) in enumerate(zip(base.rules, base.comments, base.handles)):
             target = _jump_target(rule)
             if target:
-                plain = len(rule) == 1 and comment == MARK
-                found.append(Jump(base.name, index, target, _jump(target) if plain else self._listed(base, index)))
+                plain = rule == [{"jump": {"target": target}}] and comment == MARK
+                text = _jump(target) if plain else self._listed(base, index)
+                found.append(Jump(base.name, index, target, text, handle))
         return found
+
+    @property
+    def foreign(self) -> list[Chain]:
+        """The chains of others."""
+        return [chain for chain in self.chains.values() if not chain.name.startswith(f"{MARK}_")]
 
     def ours(self) -> Ours:
         """What of ours stands in this table."""
@@ -98,15 +130,12 @@ class Table:
                 texts = [self._text(chain, index) for index in range(len(chain.rules))]
                 chains[chain.name] = tuple(texts)
         sets = {name: self.port_set(name) for name in sorted(self.sets) if name.startswith(f"{MARK}_")}
-        jumps = sorted(jump for base in self.chains.values() if base.hook for jump in self.jumps(base))
+        jumps = sorted(jump for chain in self.foreign for jump in self.jumps(chain))
         return Ours(chains, sets, tuple(jumps))
 
     def _text(self, chain: Chain, index: int) -> str:
         """Our own words for a rule of ours; for one changed by hand those of `nft list`."""
-        found = _accept_of(chain.rules[index], chain.comments[index], chain.name)
-        if found:
-            return _rule(*found)
-        return self._listed(chain, index)
+        return _words(chain.rules[index], chain.comments[index], chain.name) or self._listed(chain, index)
 
     def _listed(self, chain: Chain, index: int) -> str:
         texts = self.texts.get(chain.name)
@@ -131,12 +160,13 @@ class Table:
 
 @dataclass(frozen=True, order=True)
 class Jump:
-    """A rule in a base chain that leads to a chain of ours; `index` counts from 0, `text` is the rule."""
+    """A rule in a chain of others that leads to one of ours; `index` counts from 0, `text` is the rule."""
 
     base: str
     index: int
     target: str
     text: str
+    handle: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -150,10 +180,14 @@ class Ours:
 
 @dataclass(frozen=True)
 class State:
-    """The live tables that are nobody else's, and those that the host's own loader will put there at boot."""
+    """The live tables that are nobody else's, and those that the host's own loader will put there at boot.
+
+    `owned` are those that only the program which made them may change.
+    """
 
     tables: dict[str, Table]
     boot_tables: dict[str, Table] = field(default_factory=dict)
+    owned: dict[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +196,7 @@ class Desired:
 
     ours: dict[str, Ours]
     boot: dict[str, Ours]
+    accepts: tuple[Accept, ...]
 
 
 def _value(element: t.Any) -> t.Any:
@@ -191,8 +226,8 @@ def _jump(target: str) -> str:
 
 def _jump_target(rule: Expression) -> str:
     """The chain of ours to which a rule jumps, empty when it does not."""
-    targets = (str(statement["jump"]["target"]) for statement in rule if "jump" in statement)
-    return next((target for target in targets if target.startswith(f"{MARK}_")), "")
+    verdicts = (value for statement in rule for kind, value in statement.items() if kind in ("jump", "goto"))
+    return next((value["target"] for value in verdicts if value["target"] in _CHAIN.values()), "")
 
 
 def _as_list(value: t.Any) -> list[t.Any]:
@@ -285,18 +320,18 @@ def _match_as_drop(match: dict[str, t.Any], sets: t.Mapping[str, t.Any]) -> Drop
     return None
 
 
-def _set_names(wanted: t.Iterable[Accept]) -> dict[Accept, str]:
-    """The set that holds each accept's ports: one for each SDK, direction and protocol, and list of networks if any."""
+def _set_names(rules: RuleSet) -> dict[tuple[t.Any, ...], str]:
+    """The set that holds the ports of each SDK, direction, protocol and list of networks; they come in this order."""
     owners: dict[str, list[tuple[str, ...]]] = {}
     names = {}
-    for accept in sorted(wanted, key=lambda accept: accept.networks):
-        if accept.kind != "error":
-            name = f"{MARK}_{accept.sdk}_{accept.direction}_{accept.protocol}"
+    for rule in sorted(rules, key=lambda rule: rule.networks):
+        for sdk, _ports in rule.needs:
+            name = f"{MARK}_{sdk}_{rule.direction}_{rule.protocol}"
             networks = owners.setdefault(name, [])
-            if accept.networks not in networks:
-                networks.append(accept.networks)
-            index = networks.index(accept.networks)
-            names[accept] = f"{name}_{index}" if index else name
+            if rule.networks not in networks:
+                networks.append(rule.networks)
+            index = networks.index(rule.networks)
+            names[sdk, rule.direction, rule.protocol, rule.networks] = f"{name}_{index}" if index else name
     return names
 
 
@@ -306,14 +341,61 @@ def _rule(accept: Accept, set_name: str) -> str:
     if accept.kind == "error":
         # The words that nft knows without /etc/protocols.
         return f"meta l4proto {{ icmp, icmpv6 }} ct state related {comment}"
+    far, near = ("daddr", "saddr") if (accept.direction == "egress") == (accept.kind == "open") else ("saddr", "daddr")
     address = ""
-    if accept.networks:
-        far = "daddr" if (accept.direction == "egress") == (accept.kind == "open") else "saddr"
-        family = "ip6" if family_of(accept.networks[0]) == "ipv6" else "ip"
-        address = f"{family} {far} {{ {', '.join(accept.networks)} }} "
+    for side, networks in ((far, accept.networks), (near, accept.passage.targets)):
+        if networks:
+            address += f"{_ADDRESSES[family_of(networks[0])]} {side} {{ {', '.join(networks)} }} "
     if accept.kind == "open":
         return f"{address}{accept.protocol} dport @{set_name} {comment}"
     return f"{address}ct state established ct direction reply {accept.protocol} sport @{set_name} {comment}"
+
+
+def _dispatch(pairs: t.Iterable[Crossing]) -> tuple[str, ...]:
+    """The rules that lead what crosses the gateway, outwards and inwards, to the chains that accept."""
+    return tuple(
+        _lead(path, source, target)
+        for inside, outside in pairs
+        for path, source, target in (("forward_out", inside, outside), ("forward_in", outside, inside))
+    )
+
+
+def _lead(path: str, source: Side | None, target: Side | None) -> str:
+    return f"{_met(source, 'saddr', 'iifname')}{_met(target, 'daddr', 'oifname')}{_jump(_CHAIN[path])}"
+
+
+def _met(side: Side | None, address: str, interface: str) -> str:
+    if side is None:
+        return ""
+    if side.kind == "source":
+        return f"{_ADDRESSES[side.families[0]]} {address} {side.name} "
+    return f'{interface} "{side.name}" '
+
+
+def _crossing_of(rule: Expression, comment: str) -> tuple[str, Side | None, Side | None] | None:
+    """The path to which a dispatching rule leads, and from which side to which; None for any other rule."""
+    seen = _seen(rule)
+    target = seen.pop("jump", None) or {}
+    path = next((path for path in HOOKS["forward"] if _CHAIN[path] == target.get("target")), "")
+    source, far = (_side_of(seen, *names) for names in (("saddr", "iifname"), ("daddr", "oifname")))
+    return (path, source, far) if path and comment == MARK and not seen else None
+
+
+def _side_of(seen: dict[str, t.Any], address: str, interface: str) -> Side | None:
+    """The side that a rule matches, taken out of what it looks at."""
+    for key in (f"ip {address}", f"ip6 {address}"):
+        if key in seen:
+            return Side("source", *_networks(seen.pop(key)))
+    return Side("interface", seen.pop(f"meta {interface}")) if f"meta {interface}" in seen else None
+
+
+def _words(rule: Expression, comment: str, chain: str) -> str:
+    """A rule of a chain of ours in our own words, empty when it is none of ours."""
+    if chain == _CHAIN["forward"]:
+        crossing = _crossing_of(rule, comment)
+        return _lead(*crossing) if crossing else ""
+    found = _accept_of(rule, comment, chain)
+    return _rule(*found) if found else ""
 
 
 def _networks(right: t.Any) -> tuple[str, ...]:
@@ -331,20 +413,27 @@ def _networks(right: t.Any) -> tuple[str, ...]:
     return normalise_networks(texts)
 
 
-def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str] | None:
-    """The accept that a rule of ours says, without its ports, and the set that holds them; None for any other rule."""
+def _seen(rule: Expression) -> dict[str, t.Any]:
+    """What a rule looks at (`tcp dport`, `ct state`, ...) and does, each with its value."""
     seen: dict[str, t.Any] = {}
     for statement in rule:
         if "match" in statement and statement["match"]["op"] in ("==", "in"):
             left, right = statement["match"]["left"], statement["match"]["right"]
             kind, inner = next(iter(left.items())) if isinstance(left, dict) else ("", {})
-            if kind == "payload":
-                seen[f"{inner['protocol']} {inner['field']}"] = right
-            else:
-                seen[f"{kind} {inner.get('key')}"] = right
+            words = inner if isinstance(inner, dict) else {}
+            name = (words.get("protocol"), words.get("field")) if kind == "payload" else (kind, words.get("key"))
+            seen[" ".join(map(str, name))] = right
         else:
-            seen[next(iter(statement))] = None
-    if seen.pop("accept", "") is not None or not (comment == MARK or comment.startswith(f"{MARK} ")):
+            kind, value = next(iter(statement.items()))
+            seen[kind] = value
+    return seen
+
+
+def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str] | None:
+    """The accept that a rule of ours says, without its ports, and the set that holds them; None for any other rule."""
+    path = next((path for path in PATHS if _CHAIN[path] == chain), "")
+    seen = _seen(rule)
+    if not path or seen.pop("accept", "") is not None or not is_ours(comment):
         return None
     states = seen.pop("ct state", None)
     if comment == MARK:
@@ -358,18 +447,24 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     reply = states in ("established", ["established"]) and seen.pop("ct direction", "") == "reply"
     if bool(states) != reply:
         return None
-    direction = "egress" if (chain == _CHAIN["output"]) != reply else "ingress"
-    far = "daddr" if chain == _CHAIN["output"] else "saddr"
-    networks: tuple[str, ...] = ()
-    for family in ("ip", "ip6"):
-        if f"{family} {far}" in seen:
-            networks = _networks(seen.pop(f"{family} {far}"))
+    far, near = ("daddr", "saddr") if direction_of(path, reply=False) == "egress" else ("saddr", "daddr")
+    named = {
+        side: _networks(seen.pop(key)) for side in (far, near) for key in (f"ip {side}", f"ip6 {side}") if key in seen
+    }
     port = "sport" if reply else "dport"
     protocol = next((protocol for protocol in ("tcp", "udp") if f"{protocol} {port}" in seen), "")
-    named = str(seen.pop(f"{protocol} {port}", ""))
-    if seen or not named.startswith(f"@{MARK}_"):
+    set_name = str(seen.pop(f"{protocol} {port}", ""))
+    if seen or not set_name.startswith(f"@{MARK}_") or (near in named and path not in HOOKS["forward"]):
         return None
-    return Accept("reply" if reply else "open", direction, protocol, comment[len(MARK) + 1 :], networks), named[1:]
+    accept = Accept(
+        kind="reply" if reply else "open",
+        direction=direction_of(path, reply=reply),
+        protocol=protocol,
+        sdk=comment[len(MARK) + 1 :],
+        networks=named.get(far, ()),
+        passage=Passage(targets=named.get(near, ())),
+    )
+    return accept, set_name[1:]
 
 
 def _moved(have: Ours, want: Ours) -> list[str]:
@@ -380,7 +475,7 @@ def _moved(have: Ours, want: Ours) -> list[str]:
 def _transaction(table: str, have: Ours, want: Ours) -> str:
     """The nft commands that turn the one into the other, but for jumps that do not come first.
 
-    Jumps that change are already deleted (see `_LOADER`).
+    Jumps that change are already deleted.
     """
     lines = []
     for name, ports in want.sets.items():
@@ -415,43 +510,60 @@ def _parse(listing: str) -> dict[str, Table]:
         if holder is None:
             continue
         if kind == "chain":
-            base = value.get("type") == "filter"
+            base = value.get("type") in ("filter", "route")
             hook, policy = (value.get("hook", ""), value.get("policy", "accept")) if base else ("", "")
             holder.chains[value["name"]] = Chain(value["name"], hook, policy)
         elif kind in ("set", "map"):
             holder.sets[value["name"]] = value
         elif kind == "rule":
             chain = holder.chains[value["chain"]]
-            rules, comments = (*chain.rules, value["expr"]), (*chain.comments, value.get("comment", ""))
-            holder.chains[chain.name] = replace(chain, rules=rules, comments=comments)
+            holder.chains[chain.name] = replace(
+                chain,
+                rules=(*chain.rules, value["expr"]),
+                comments=(*chain.comments, value.get("comment", "")),
+                handles=(*chain.handles, value["handle"]),
+            )
     return tables
 
 
-def _native(table: Table, iptables: bool) -> bool:
-    """Whether the table is one to put rules into: of a family that has IP packets, and nobody else's."""
-    if table.family not in _FAMILIES or table.name == "firewalld" or "dormant" in table.flags:
-        return False
+def _native(table: Table) -> bool:
+    """Whether the table is of a family that has IP packets, in use, and not firewalld's."""
+    return table.family in _FAMILIES and table.name != "firewalld" and "dormant" not in table.flags
+
+
+def _by_iptables(host: Host, table: Table) -> bool:
+    """Whether iptables-nft keeps its rules in the table: it bears a name of those, and iptables can read it."""
     bases = [chain.name for chain in table.chains.values() if chain.hook]
-    by_iptables = (
-        table.family != "inet" and table.name in _IPTABLES_TABLES and all(name in _IPTABLES_CHAINS for name in bases)
-    )
-    return not (iptables and by_iptables and not table.sets)
+    if (
+        table.family == "inet"
+        or table.name not in _IPTABLES_TABLES
+        or table.sets
+        or not all(name in _IPTABLES_CHAINS for name in bases)
+    ):
+        return False
+    command = f"{'ip6' if table.family == 'ip6' else 'ip'}tables-nft-save"
+    return bool(host.which(command)) and "is incompatible" not in host.run([command, "-t", table.name]).out
 
 
 def _refuse_foreign(table: Table) -> None:
     """A chain that has our name but nothing of ours in it, or a set of another kind, belongs to somebody else."""
-    led_to = {jump.target for chain in table.chains.values() if chain.hook for jump in table.jumps(chain)}
+    led_to = {jump.target for chain in table.foreign for jump in table.jumps(chain) if jump.text == _jump(jump.target)}
     for name, chain in table.chains.items():
-        marked = any(comment.startswith(MARK) for comment in chain.comments)
-        if name.startswith(f"{MARK}_") and (chain.hook or (chain.rules and not marked and name not in led_to)):
+        marked = any(map(is_ours, chain.comments))
+        if not name.startswith(f"{MARK}_") or (marked and not chain.hook):
+            continue
+        # One that is empty may be what somebody has left of ours.
+        if chain.hook or (name not in led_to and (chain.rules or name not in _CHAIN.values())):
             raise BackendError(
                 f"nftables: chain {name} in table {table.id} carries a name of ours but holds no rule of ours; "
                 f"rename it (nft rename chain {table.id} {name} NEW-NAME) or delete it, then run again"
             )
     for name, value in table.sets.items():
-        if name.startswith(f"{MARK}_") and (value.get("type") != "inet_service" or "map" in value):
+        kind = (value.get("type"), "map" in value, tuple(_as_list(value.get("flags", []))), "timeout" in value)
+        ours = _SET_NAME.match(name) and kind == ("inet_service", False, ("interval",), False)
+        if name.startswith(f"{MARK}_") and not ours:
             raise BackendError(
-                f"nftables: set {name} in table {table.id} carries a name of ours but is no set of ports; "
+                f"nftables: set {name} in table {table.id} carries a name of ours but is no set of ports of ours; "
                 "delete or rename it, then run again"
             )
 
@@ -476,10 +588,11 @@ class Nftables:
     def read(self, host: Host) -> State:
         """The tables in the kernel, and those of the configuration that nftables.service loads at boot."""
         tables = self._tables(host, ["nft", "-j", "list", "ruleset"])
+        owned = {key: tables.pop(key) for key, table in list(tables.items()) if "owner" in table.flags}
         for key, table in tables.items():
             _refuse_foreign(table)
             tables[key] = replace(table, texts=self._texts(host, table))
-        return State(tables, self._boot_tables(host))
+        return State(tables, self._boot_tables(host), owned)
 
     def _tables(self, host: Host, argv: list[str]) -> dict[str, Table]:
         outcome = host.run(argv)
@@ -492,15 +605,14 @@ class Nftables:
                 listing = host.run(["nft", "-s", "list", "table", table.family, table.name]).out
                 flags = re.search(r"^\tflags (.+)", listing, re.MULTILINE)
                 tables[key] = replace(table, flags=tuple(flags[1].split(",")) if flags else ())
-        iptables = bool(host.which("iptables-save"))
-        return {key: table for key, table in tables.items() if _native(table, iptables)}
+        return {key: table for key, table in tables.items() if _native(table) and not _by_iptables(host, table)}
 
     def _texts(self, host: Host, table: Table) -> dict[str, tuple[str, ...]]:
         """The rules of chains with ours as nft prints them, asked for only where somebody has changed ours by hand."""
         texts: dict[str, tuple[str, ...]] = {}
         for name, chain in table.chains.items():
             if name.startswith(f"{MARK}_"):
-                known = all(_accept_of(rule, comment, name) for rule, comment in zip(chain.rules, chain.comments))
+                known = all(_words(rule, comment, name) for rule, comment in zip(chain.rules, chain.comments))
             else:
                 known = all(jump.text for jump in table.jumps(chain))
             if not known:
@@ -523,27 +635,37 @@ class Nftables:
         # A configuration that names interfaces of the host does not load there; then the live tables have to do.
         if outcome.code != 0:
             return {}
-        iptables = bool(host.which("iptables-save"))
-        return {key: table for key, table in _parse(outcome.out).items() if _native(table, iptables)}
+        tables = _parse(outcome.out)
+        return {key: table for key, table in tables.items() if _native(table) and not _by_iptables(host, table)}
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """Chains, sets and jumps for every table with a base chain that can drop what is needed."""
         live = {key: self._in_table(rules, table) for key, table in state.tables.items()}
         at_boot = {key: self._in_table(rules, table) for key, table in {**state.tables, **state.boot_tables}.items()}
-        return Desired(live, {key: ours for key, ours in at_boot.items() if ours.chains})
+        wanted = tuple(accept for path in PATHS for accept in accepts(rules, path, FAMILIES))
+        return Desired(live, {key: ours for key, ours in at_boot.items() if ours.chains}, wanted)
 
     def _in_table(self, rules: RuleSet, table: Table) -> Ours:
         chains: dict[str, tuple[str, ...]] = {}
         sets: dict[str, PortSet] = {}
         jumps: list[Jump] = []
-        for hook in HOOKS:
-            wanted = accepts(rules, hook, _FAMILIES[table.family])
+        names = _set_names(rules)
+        for hook, paths in HOOKS.items():
+            found = {path: accepts(rules, path, _FAMILIES[table.family]) for path in paths}
+            wanted = tuple(accept for held in found.values() for accept in held)
             bases = [base for base in table.bases(hook) if wanted and table.decides(base, wanted)]
             if not bases:
                 continue
-            names = _set_names(wanted)
-            chains[_CHAIN[hook]] = tuple(_rule(accept, names.get(accept, "")) for accept in wanted)
-            sets.update({name: accept.ports for accept, name in names.items()})
+            for path, held in found.items():
+                lines = []
+                for accept in held:
+                    name = names.get((accept.sdk, accept.direction, accept.protocol, accept.networks), "")
+                    lines.append(_rule(accept, name))
+                    if name:
+                        sets[name] = accept.ports
+                chains[_CHAIN[path]] = tuple(lines)
+            if hook == "forward":
+                chains[_CHAIN[hook]] = _dispatch(crossings((rule.passage for rule in rules), _FAMILIES[table.family]))
             jumps += [self._jump(table, base, hook, wanted) for base in bases]
         return Ours(chains, sets, tuple(sorted(jumps)))
 
@@ -559,30 +681,33 @@ class Nftables:
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One transaction for all tables."""
         forth, back, names, late = [], [], [], []
-        forth_places: list[str] = []
+        places: list[str] = []
         for key, want in desired.ours.items():
             have = state.tables[key].ours()
             if have == want:
                 continue
             names.append(key)
+            moved = _moved(have, want)
+            forth += [
+                f"delete rule {key} {jump.base} handle {jump.handle}\n" for jump in have.jumps if jump.base in moved
+            ]
             forth.append(_transaction(key, have, want))
             back.append(_transaction(key, want, have))
             # An index is looked up in what is live before a transaction, so these come after it, one by one.
             late += [
                 f"add rule {key} {jump.base} index {jump.index - 1} {jump.text}"
                 for jump in have.jumps
-                if jump.base in _moved(have, want) and jump.index
+                if jump.base in moved and jump.index
             ]
-            forth_places += [f"{key} {base}" for base in _moved(have, want)]
+            places += [f"{key} {base}" for base in moved]
         if not names:
             return ()
-        loader = ("/bin/sh", "-c", _LOADER, "sh", *forth_places)
         gone = not any(desired.ours[name].chains for name in names)
         what = "chains and sets of ours go" if gone else "chains, sets and jumps of ours"
-        undo = [Command(loader, "".join(back)), *(Command(("nft", line)) for line in late)]
-        return (
-            Step(f"nftables: table {', table '.join(names)}: {what}", (Command(loader, "".join(forth)),), tuple(undo)),
-        )
+        do = Command(("nft", "-f", "-"), "".join(forth))
+        undo = [Command(("/bin/sh", "-c", _LOADER, "sh", *places), "".join(back))]
+        undo += [Command(("nft", line)) for line in late]
+        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do,), tuple(undo)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """For each table one transaction, so that a table that is gone by then keeps no other one from its rules."""
@@ -597,30 +722,67 @@ class Nftables:
 
     def places(self, state: State) -> tuple[Place, ...]:
         """Each base chain with a jump to ours, with the accepts it leads to and nothing before it closes."""
+        passage = passage_of(pair for table in state.tables.values() for pair in self._crossings(table))
         places = []
         for key, table in state.tables.items():
-            for hook in HOOKS:
+            for path, hook in ((path, hook) for hook, paths in HOOKS.items() for path in paths):
                 for base in table.bases(hook):
                     held: list[Accept] = []
                     for jump in table.jumps(base):
                         drops = list(table.drops(base, stop=jump.index))
                         # A jump with a condition leads only some packets to our chain.
-                        found = self._accepts(table, jump.target) if jump.text == _jump(jump.target) else ()
+                        found = self._held(table, jump.target, path, passage) if jump.text == _jump(jump.target) else ()
                         held += [accept for accept in found if not any(closes(drop, (accept,)) for drop in drops)]
                     if held or base.policy == "drop" or Drop() in table.drops(base):
-                        places.append(Place(f"{key} {base.name}", hook, _FAMILIES[table.family], tuple(held)))
+                        places.append(Place(f"{key} {base.name}", path, _FAMILIES[table.family], tuple(held)))
         return tuple(places)
 
-    def _accepts(self, table: Table, target: str) -> t.Iterator[Accept]:
-        chain = table.chains[target]
+    def _held(self, table: Table, target: str, path: str, passage: Passage) -> t.Iterator[Accept]:
+        """What a chain that is jumped to accepts on a path; on a gateway it has to lead all that crosses there."""
+        if path in HOOKS["forward"]:
+            led = self._crossings(table)
+            if target != _CHAIN["forward"] or not led or led != crossings([passage], _FAMILIES[table.family]):
+                return
+            target = _CHAIN[path]
+        chain = table.chains.get(target, Chain(target))
         for rule, comment in zip(chain.rules, chain.comments):
             found = _accept_of(rule, comment, target)
             if found:
-                yield replace(found[0], ports=table.port_set(found[1]) if found[1] else PortSet())
+                accept, name = found
+                through = replace(passage, targets=accept.passage.targets) if path in HOOKS["forward"] else Passage()
+                yield replace(accept, ports=table.port_set(name) if name else PortSet(), passage=through)
+
+    def _crossings(self, table: Table) -> list[Crossing]:
+        """The pairs of sides that our chain leads both ways: the reverse of `_dispatch`; none for other rules."""
+        chain = table.chains.get(_CHAIN["forward"], Chain(""))
+        rules = [_crossing_of(rule, comment) for rule, comment in zip(chain.rules, chain.comments)]
+        pairs = [(inside, outside) for path, inside, outside in filter(None, rules) if path == "forward_out" and inside]
+        words = tuple(_lead(*rule) if rule else "" for rule in rules)
+        return pairs if words == _dispatch(pairs) else []
 
     def effective(self, state: State, desired: Desired) -> str:
         """`nothing_to_open` where no base chain can drop."""
         return "in_force" if any(ours.chains for ours in desired.ours.values()) else "nothing_to_open"
+
+    def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
+        """The rules that deny what ours, which come first, allow."""
+        for key, ours in desired.ours.items():
+            table = state.tables[key]
+            for base in (table.chains[jump.base] for jump in ours.jumps):
+                yield from overridden(f"nftables table {key} chain {base.name}", table.drops(base), desired.accepts)
+
+    def in_the_way(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """The base chains that can drop what is needed."""
+        return tuple(self._deciding(state.tables, rules))
+
+    def out_of_reach(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """Those in tables that only the program which made them may change (flag owner)."""
+        return tuple(f"{chain}, which another program owns" for chain in self._deciding(state.owned, rules))
+
+    def _deciding(self, tables: dict[str, Table], rules: RuleSet) -> t.Iterator[str]:
+        for key, table in tables.items():
+            for jump in self._in_table(rules, table).jumps:
+                yield f"nftables table {key} chain {jump.base}"
 
 
 # A jump that is there stays where it is: others may have come before it since, and innocently so.

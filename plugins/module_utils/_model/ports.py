@@ -141,10 +141,6 @@ class PortSet:
     def __bool__(self) -> bool:
         return bool(self.ranges)
 
-    def covers(self, other: PortSet) -> bool:
-        """Whether every port of the other set is in this one."""
-        return not other - self
-
     def texts(self) -> list[str]:
         """The ranges as texts: `["80", "5668-5669"]`."""
         return [str(low) if low == high else f"{low}-{high}" for low, high in self.ranges]

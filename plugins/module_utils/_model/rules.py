@@ -16,11 +16,15 @@ from .ports import PortError, PortSet
 
 __all__ = [
     "DIRECTIONS",
+    "FAMILIES",
     "PROTOCOLS",
     "SCOPES",
+    "SIDES",
     "Change",
+    "Passage",
     "Rule",
     "RuleSet",
+    "Side",
     "changes",
     "family_of",
     "newly_open",
@@ -31,6 +35,10 @@ __all__ = [
 DIRECTIONS = ("egress", "ingress")
 PROTOCOLS = ("tcp", "udp")
 SCOPES = ("any", "names", "networks")
+# By what machines on one side of a gateway are told; a zone is one of firewalld's.
+SIDES = ("interface", "zone", "source")
+
+FAMILIES = ("ipv4", "ipv6")
 
 _SDK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
@@ -55,11 +63,49 @@ def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, order=True)
+class Side:
+    """Machines on one side of a gateway: those behind an interface or zone, or those with addresses of a network."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The address families that such machines speak."""
+        return (family_of(self.name),) if self.kind == "source" else FAMILIES
+
+
+@dataclass(frozen=True, order=True)
+class Passage:
+    """The way through a gateway, from the machines inside that run the SDKs to those outside.
+
+    Without `inside` it is no gateway: the host itself runs the SDKs. Without `outside` it is anybody. `targets` are the
+    networks inside that ingress may reach (one address family a rule).
+    """
+
+    inside: tuple[Side, ...] = ()
+    outside: tuple[Side, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        inside, outside = (", ".join(map(str, sides)) for sides in (self.inside, self.outside))
+        return f"{inside} to {outside or 'anywhere'}"
+
+    def crossings(self, family: str) -> tuple[tuple[Side, Side | None], ...]:
+        """The pairs of a side inside and one outside (None: anywhere) between which packets of a family cross."""
+        inside, outside = ([side for side in sides if family in side.families] for sides in (self.inside, self.outside))
+        return tuple((near, far) for near in inside for far in (outside if self.outside else [None]))
+
+
+@dataclass(frozen=True, order=True)
 class Rule:
     """Ports that are open in one direction for one protocol, and which SDK needs which of them.
 
     `networks` is filled with scope `networks` only (one address family a rule), `domains` with scope `names` only.
-    `needs` maps SDK to ports, sorted, without empty sets.
+    `needs` maps SDK to ports, sorted, without empty sets. `passage` is the way through, on a gateway.
     """
 
     direction: str
@@ -68,6 +114,7 @@ class Rule:
     networks: tuple[str, ...] = ()
     domains: DomainSet = field(default_factory=DomainSet)
     needs: tuple[tuple[str, PortSet], ...] = ()
+    passage: Passage = Passage()
 
     @property
     def ports(self) -> PortSet:
@@ -75,14 +122,16 @@ class Rule:
         return PortSet.of(*(port_range for _sdk, ports in self.needs for port_range in ports.ranges))
 
     @property
-    def key(self) -> tuple[str, str, str, tuple[str, ...]]:
-        """What makes two rules one: direction, protocol, scope and networks."""
-        return (self.direction, self.protocol, self.scope, self.networks)
+    def key(self) -> tuple[str, str, str, tuple[str, ...], Passage]:
+        """What makes two rules one: direction, protocol, scope, networks and the way through a gateway."""
+        return (self.direction, self.protocol, self.scope, self.networks, self.passage)
 
     @property
     def families(self) -> tuple[str, ...]:
         """The address families in which the rule can match."""
-        return (family_of(self.networks[0]),) if self.networks else ("ipv4", "ipv6")
+        named = {family_of(network) for network in (*self.networks, *self.passage.targets)}
+        crossed = {family for family in FAMILIES if not self.passage.inside or self.passage.crossings(family)}
+        return tuple(family for family in FAMILIES if family in crossed and named <= {family})
 
     def data(self) -> dict[str, t.Any]:
         """The form in which modules return and take it."""
@@ -97,17 +146,37 @@ class Rule:
             data["networks"] = list(self.networks)
         if self.scope == "names":
             data["domains"] = list(self.domains)
+        if self.passage.inside:
+            data["placement"] = "gateway"
+            data["inside"], data["outside"] = (
+                [{side.kind: side.name} for side in sides] for sides in (self.passage.inside, self.passage.outside)
+            )
+        if self.passage.targets:
+            data["recording_targets"] = list(self.passage.targets)
         return data
 
 
+def _united(rules: t.Sequence[Rule]) -> Rule:
+    """One rule for several of the same key."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for rule in rules:
+        for sdk, ports in rule.needs:
+            ranges.setdefault(sdk, []).extend(ports.ranges)
+    needs = tuple(sorted((sdk, PortSet.of(*found)) for sdk, found in ranges.items() if found))
+    names = [name for rule in rules for name in rule.domains]
+    return replace(rules[0], domains=DomainSet.of(*names), needs=needs)
+
+
 def _split_by_family(rule: Rule) -> t.Iterator[Rule]:
-    if rule.scope != "networks":
+    named = rule.networks, rule.passage.targets
+    needed = rule.scope == "networks", bool(rule.passage.targets)
+    if not any(needed):
         yield rule
         return
-    for family in ("ipv4", "ipv6"):
-        networks = tuple(network for network in rule.networks if family_of(network) == family)
-        if networks:
-            yield replace(rule, networks=networks)
+    for family in FAMILIES:
+        networks, targets = (tuple(text for text in texts if family_of(text) == family) for texts in named)
+        if (bool(networks), bool(targets)) == needed:
+            yield replace(rule, networks=networks, passage=replace(rule.passage, targets=targets))
 
 
 @dataclass(frozen=True, order=True)
@@ -120,16 +189,10 @@ class RuleSet:
     @classmethod
     def of(cls, rules: t.Iterable[Rule], *, domains: DomainSet | None = None) -> RuleSet:
         """Merge rules of the same key, drop empty ones, sort, and keep one address family in each rule's networks."""
-        merged: dict[tuple[t.Any, ...], tuple[Rule, dict[str, PortSet]]] = {}
+        merged: dict[tuple[t.Any, ...], list[Rule]] = {}
         for rule in (part for whole in rules for part in _split_by_family(whole)):
-            first, needs = merged.setdefault(rule.key, (rule, {}))
-            for sdk, ports in rule.needs:
-                needs[sdk] = needs.get(sdk, PortSet()) | ports
-            merged[rule.key] = (replace(first, domains=first.domains | rule.domains), needs)
-        built = (
-            replace(rule, needs=tuple(sorted((sdk, ports) for sdk, ports in needs.items() if ports)))
-            for rule, needs in merged.values()
-        )
+            merged.setdefault(rule.key, []).append(rule)
+        built = (_united(same) for same in merged.values())
         return cls(rules=tuple(sorted(rule for rule in built if rule.needs)), domains=domains or DomainSet())
 
     def __iter__(self) -> t.Iterator[Rule]:
@@ -147,6 +210,15 @@ class RuleSet:
             for rule in self.rules
         )
         return RuleSet.of(narrowed, domains=self.domains)
+
+    def placed(self, placements: t.Collection[str], passage: Passage) -> RuleSet:
+        """The same rules where the SDKs run: on the `host`, inside a `gateway` (ingress reaches its targets only)."""
+        rules = list(self.rules) if "host" in placements else []
+        for rule in self.rules if "gateway" in placements else ():
+            targets = passage.targets if rule.direction == "ingress" else ()
+            if targets or rule.direction == "egress":
+                rules.append(replace(rule, passage=replace(passage, targets=targets)))
+        return RuleSet.of(rules, domains=self.domains).in_families(FAMILIES)
 
     def in_families(self, families: t.Collection[str]) -> RuleSet:
         """The rules that can match in one of these address families."""
@@ -182,6 +254,10 @@ class Change:
             where = (" to " if self.rule.direction == "egress" else " from ") + ", ".join(self.rule.networks)
         elif self.rule.scope == "names":
             where = " to allowlisted names"
+        if self.rule.passage.inside:
+            where += f" through the gateway, {self.rule.passage}"
+        if self.rule.passage.targets:
+            where += f", only to {', '.join(self.rule.passage.targets)}"
         return f"{sign} {self.rule.direction} {self.rule.protocol} {ports} ({sdks}){where}"
 
 

@@ -74,11 +74,11 @@ def main() -> None:
     parser.add_argument("action", choices=("begin", "end"))
     parser.add_argument("--place", choices=tuple(HOOKS), default="wire")
     parser.add_argument("--sources", nargs="+", default=[], help="the addresses whose packets are recorded")
+    parser.add_argument("--neighbours", nargs="*", default=[], help="the addresses from whose side they come")
     options = parser.parse_args()
     remove = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
     if options.action == "begin":
-        if options.place == "wire":
-            meet(options.sources)
+        meet(options.neighbours)
         text = remove + rules(options.place, options.sources)
         subprocess.run(["nft", "-f", "-"], check=True, input=text, text=True)
     else:

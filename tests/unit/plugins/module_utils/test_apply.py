@@ -10,7 +10,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._apply import L
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.boot import SCRIPT_PATH
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from ansible_collections.openagora.firewall.plugins.module_utils._host.local import StepError
-from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import RuleSet, newly_open
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, newly_open
 from netns import IPTABLES, NFTABLES, Firewall, NetnsHost, rule_set
 
 WEB = rule_set("web")
@@ -34,7 +34,7 @@ def test_a_plan_on_nftables(host: NetnsHost) -> None:
     NFTABLES.close(host)
     prepared = prepare(host, WEB, backend="auto")
     assert (prepared.backend, prepared.effective) == ("nftables", "in_force")
-    assert prepared.reason == "table inet filter decides at hook input (chain input)"
+    assert prepared.reason == "nftables table inet filter chain input stops what is needed"
     assert prepared.plan.text().splitlines() == [
         *WEB_LINES,
         "* nftables: table inet filter: chains, sets and jumps of ours",
@@ -49,7 +49,7 @@ def test_a_plan_on_iptables(host: NetnsHost) -> None:
     IPTABLES.close(host)
     prepared = prepare(host, WEB, backend="auto")
     assert (prepared.backend, prepared.effective) == ("iptables", "in_force")
-    assert prepared.reason == "iptables chain INPUT has policy DROP"
+    assert prepared.reason == "iptables chain OUTPUT (policy DROP) stops what is needed"
     chains = "openagora-output (2 rules), openagora-input (3 rules), jumped to from INPUT, OUTPUT"
     assert prepared.plan.text().splitlines() == [
         *WEB_LINES,
@@ -179,3 +179,53 @@ def test_look(closed: NetnsHost, firewall: Firewall) -> None:
     assert (live.backends, live.rules.rules, live.files) == ((firewall.backend,), rule_set().rules, (SCRIPT_PATH,))
     firewall.forget(closed)
     assert look(closed) == Live((), RuleSet(), (SCRIPT_PATH,))
+
+
+def hindrances(host: NetnsHost, backend: str) -> list[str]:
+    notices = prepare(host, WEB, backend=backend).notices
+    return [notice.where for notice in notices if notice.code == "dropped_elsewhere"]
+
+
+def test_a_firewall_beside_the_chosen_one_that_drops_is_told(host: NetnsHost) -> None:
+    for firewall in (IPTABLES, NFTABLES):
+        firewall.close(host)
+        assert hindrances(host, firewall.backend) == []
+        host.nft("flush ruleset")
+    NFTABLES.close(host)
+    host.sh("iptables -P FORWARD DROP; ip6tables -A OUTPUT -p tcp --dport 443 -j REJECT")
+    assert hindrances(host, "nftables") == ["ip6tables chain OUTPUT"]
+    assert hindrances(host, "iptables") == [
+        "nftables table inet filter chain input",
+        "nftables table inet filter chain output",
+    ]
+    # What is ours in the other firewall does not count, it goes.
+    host.apply(WEB, "iptables")
+    assert hindrances(host, "nftables") == ["ip6tables chain OUTPUT"]
+    through = WEB.placed(["gateway"], Passage((Side("interface", "in0"),)))
+    notices = prepare(host, through, backend="nftables").notices
+    assert "iptables chain FORWARD (policy DROP)" in [notice.where for notice in notices]
+
+
+def test_old_tables_beside_those_of_the_hosts_commands_are_told(host: NetnsHost) -> None:
+    host.sh("iptables-legacy -A OUTPUT -d 192.0.2.1 -j DROP")
+    for backend in ("iptables", "nftables"):
+        assert hindrances(host, backend) == []
+    host.sh("iptables-legacy -A OUTPUT -p udp --dport 3478 -j DROP; ip6tables-legacy -P INPUT DROP")
+    for backend in ("iptables", "nftables"):
+        assert hindrances(host, backend) == [
+            "iptables-legacy chain OUTPUT",
+            "ip6tables-legacy chain INPUT (policy DROP)",
+        ]
+    assert "ip6_tables_names" not in host.listing()
+
+
+def test_a_table_that_another_program_owns_is_told_and_left_alone(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    with host.owner("add table inet theirs { flags owner; }") as nft:
+        nft("add chain inet theirs output { type filter hook output priority 5; policy drop; }")
+        for backend in ("nftables", "iptables"):
+            where = "nftables table inet theirs chain output, which another program owns"
+            assert where in hindrances(host, backend)
+        host.apply(WEB, "nftables")
+        assert "openagora" not in host.sh("nft list table inet theirs")
+        assert prepare(host, WEB, backend="nftables").plan.steps == ()

@@ -13,6 +13,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._front import (
     compile_options,
     errors_to_user,
     read_networks,
+    read_passage,
     require_root,
     tell,
 )
@@ -22,6 +23,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._model.messages
     Problem,
     RequestError,
 )
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, Side
 from netns import rule_set
 
 DEFAULTS = {name: option.get("default") for name, option in REQUEST_OPTIONS.items()}
@@ -134,3 +136,72 @@ def test_tell() -> None:
         {"code": "not_at_boot", "where": "/etc/x", "message": "run it"},
     ]
     assert module.warnings == ["revision: is old", "/etc/x: run it"]
+
+
+HOST: dict[str, t.Any] = {"placement": ["host"], "inside": [], "outside": [], "recording_targets": []}
+GATEWAY = {**HOST, "placement": ["gateway"], "inside": [{"interface": "eth1"}]}
+
+
+@pytest.mark.parametrize(
+    ("params", "passage"),
+    [
+        (HOST, Passage()),
+        (GATEWAY, Passage((Side("interface", "eth1"),))),
+        (
+            {
+                **GATEWAY,
+                "placement": ["host", "gateway"],
+                "inside": [{"source": "10.1.0.0/16"}, {"interface": "br-1.2", "zone": None}, {"source": "10.1.0.0/16"}],
+                "outside": [{"zone": "public"}, {"source": "2001:db8::1"}],
+                "recording_targets": ["10.0.0.5", "fd01::/64", "10.0.0.4"],
+            },
+            Passage(
+                (Side("interface", "br-1.2"), Side("source", "10.1.0.0/16")),
+                (Side("source", "2001:db8::1/128"), Side("zone", "public")),
+                ("10.0.0.4/31", "fd01::/64"),
+            ),
+        ),
+    ],
+)
+def test_read_passage(params: dict[str, t.Any], passage: Passage) -> None:
+    assert read_passage(params) == passage
+
+
+@pytest.mark.parametrize(
+    ("params", "problems"),
+    [
+        ({**HOST, "placement": []}, ["placement: is empty; host, gateway, or both"]),
+        ({**GATEWAY, "inside": []}, ["inside: is needed with placement gateway"]),
+        (
+            {**HOST, "inside": [{"interface": "eth1"}], "recording_targets": ["10.0.0.5"]},
+            ["inside: goes with placement gateway only", "recording_targets: goes with placement gateway only"],
+        ),
+        ({**GATEWAY, "outside": [{"interface": "eth1"}]}, ["outside: interface eth1 is inside too"]),
+        (
+            {
+                **GATEWAY,
+                "inside": [{}, {"interface": "eth1", "zone": "home"}, {"port": 1}, {"source": "10.0.0.1/8"}],
+                "outside": [{"interface": "eth+"}, {"interface": 'a"b'}, {"interface": "a" * 16}, {"zone": "a b"}],
+                "recording_targets": ["there"],
+            },
+            [
+                "inside[0]: one of interface, zone, source is needed, not {}",
+                "inside[1]: one of interface, zone, source is needed",
+                "inside[2]: one of interface, zone, source is needed, not {'port': 1}",
+                "inside[3]: 10.0.0.1/8 has host bits set",
+                "outside[0]: 'eth+' is not the name of one interface",
+                "outside[1]: 'a\"b' is not the name of one interface",
+                "outside[2]: 'aaaaaaaaaaaaaaaa' is not the name of one interface",
+                "outside[3]: 'a b' is not the name of one zone",
+                "recording_targets[0]: 'there' does not appear to be an IPv4 or IPv6 network",
+            ],
+        ),
+    ],
+)
+def test_read_passage_lists_every_problem(params: dict[str, t.Any], problems: list[str]) -> None:
+    with pytest.raises(RequestError) as raised:
+        read_passage(params)
+    found = [f"{problem.where}: {problem.message}" for problem in raised.value.problems]
+    assert len(found) == len(problems)
+    for text, expected in zip(found, problems):
+        assert text.startswith(expected)

@@ -194,7 +194,7 @@ def test_a_host_from_nothing_to_nothing(host: NetnsHost) -> None:
         assert first[key] == check[key]
     assert first["backend"] == {
         "name": "nftables",
-        "reason": "table inet filter decides at hook input (chain input)",
+        "reason": "nftables table inet filter chain input stops what is needed",
     }
     assert first["effective"] == "in_force"
     assert [notice["code"] for notice in first["notices"]] == ["not_at_boot"]

@@ -12,13 +12,27 @@ import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import look, prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
-from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Rule, RuleSet, normalise_networks
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import (
+    Passage,
+    Rule,
+    RuleSet,
+    Side,
+    normalise_networks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from netns import FIREWALLS, IPTABLES, LEGACY, NFTABLES, Firewall, NetnsHost, rule_set
 
 HUNDRED_RANGES = [f"{low}-{low + 1}/udp" for low in range(20000, 21000, 10)]
 NETWORKS = ["192.0.2.0/24", "198.51.100.7", "203.0.113.0/25", "2001:db8::/32", "fd00::1"]
+
+INTERFACES = Passage(inside=(Side("interface", "in0"),), outside=(Side("interface", "out0"),))
+ALL_SIDES = Passage(
+    inside=(Side("interface", "in0"), Side("source", "10.0.0.0/8"), Side("source", "fd01::/16")),
+    outside=(Side("interface", "out0"), Side("source", "198.51.100.0/24")),
+    targets=("10.0.0.5/32", "10.0.0.64/26", "fd01::5/128"),
+)
+IPV4_SIDES = Passage(inside=(Side("source", "10.0.0.0/8"),), targets=("10.0.0.5/32", "fd01::5/128"))
 
 REQUESTS = {
     "web": rule_set("web"),
@@ -37,6 +51,10 @@ REQUESTS = {
         ]
     ),
     "slots": rule_set("native", extra_ports=HUNDRED_RANGES),
+    "gateway": rule_set().placed(["gateway"], INTERFACES),
+    "host-and-gateway": rule_set(ingress_from=NETWORKS).placed(["host", "gateway"], ALL_SIDES),
+    "ipv4-gateway": rule_set("recording").placed(["gateway"], IPV4_SIDES),
+    "ipv4-gateway-and-host": rule_set("recording").placed(["gateway", "host"], IPV4_SIDES),
 }
 requests = pytest.mark.parametrize("rules", REQUESTS.values(), ids=REQUESTS.keys())
 
@@ -85,13 +103,13 @@ def live(host: NetnsHost) -> tuple[Rule, ...]:
     return look(host).rules.rules
 
 
-def meaning(rules: RuleSet) -> dict[tuple[str, ...], PortSet]:
+def meaning(rules: RuleSet) -> dict[tuple[t.Any, ...], PortSet]:
     """Which ports are open for each SDK and network; iptables does not keep apart rules that name the same ports."""
-    ports: dict[tuple[str, ...], PortSet] = {}
+    ports: dict[tuple[t.Any, ...], PortSet] = {}
     for rule in rules:
         for network in rule.networks or ("any",):
             for sdk, needed in rule.needs:
-                key = (rule.direction, rule.protocol, network, sdk)
+                key = (rule.direction, rule.protocol, network, sdk, rule.passage)
                 ports[key] = ports.get(key, PortSet()) | needed
     return ports
 
@@ -138,7 +156,12 @@ RULES = st.builds(
     SCOPES,
     st.dictionaries(st.sampled_from(["web", "native", "extra", "a_1"]), PORT_SETS, min_size=1, max_size=3),
 )
-RULE_SETS = st.lists(RULES, min_size=1, max_size=6).map(RuleSet.of)
+RULE_SETS = st.builds(
+    lambda rules, placements, passage: RuleSet.of(rules).placed(placements, passage),
+    st.lists(RULES, min_size=1, max_size=6),
+    st.sets(st.sampled_from(["host", "gateway"]), min_size=1),
+    st.sampled_from([INTERFACES, ALL_SIDES, IPV4_SIDES]),
+).filter(lambda rules: rules.rules)
 
 
 @pytest.mark.parametrize("firewall", FIREWALLS, ids=lambda firewall: firewall.name)
@@ -194,7 +217,7 @@ def test_the_backend_can_change(closed: NetnsHost) -> None:
     for backend in ("iptables", "nftables", "iptables"):
         closed.apply(rule_set("web"), backend)
         assert look(closed).backends == (backend,)
-        assert live(closed) == rule_set("web").rules
+        assert prepare(closed, rule_set("web"), backend=backend).plan.steps == ()
     closed.apply(None)
     assert closed.listing() == before
 
@@ -290,10 +313,23 @@ BY_HAND = {
     "set-of-old": {
         "nftables": "add set inet filter openagora_old_egress_tcp { type inet_service; flags interval; "
         "elements = { 1-9, 80 }; }",
-        "iptables": "iptables -N openagora-empty",
+        "iptables": "iptables -N openagora-old; "
+        'iptables -A openagora-old -m comment --comment "openagora web" -j RETURN',
     },
 }
 
+
+BY_HAND["odd-matches"] = {
+    "nftables": "insert rule inet filter openagora_output tcp flags & (syn | ack) == syn drop; "
+    "insert rule inet filter openagora_output ip daddr . tcp dport { 192.0.2.1 . 80 } drop; "
+    "insert rule inet filter openagora_output @nh,0,8 1 counter",
+    "iptables": "iptables -I openagora-output -p tcp --tcp-flags SYN,ACK SYN -j DROP",
+}
+BY_HAND["jump-from-a-chain-of-others"] = {
+    "nftables": "add chain inet filter theirs; add rule inet filter theirs udp dport 9 goto openagora_output; "
+    "add rule inet filter theirs accept",
+    "iptables": "iptables -N theirs; iptables -A theirs -p udp -g openagora-output; iptables -A theirs -j ACCEPT",
+}
 
 # After these, packets no longer meet all that is ours.
 CLOSED_BY_HAND = (
@@ -342,6 +378,130 @@ def test_what_was_changed_by_hand_is_put_right(by_hand: tuple[NetnsHost, Firewal
         host.undo(planned.steps)
         assert host.objects() == before
     settle(host, firewall, REQUESTS["recording"])
+
+
+# What somebody may do by hand on a host that holds `REQUESTS["gateway"]`; each closes something for machines inside.
+GATEWAY_BY_HAND = {
+    "jump-deleted": ("flush chain inet filter forward", "iptables -D FORWARD 1"),
+    "one-way-only": (
+        "flush chain inet filter openagora_forward; add rule inet filter openagora_forward "
+        'iifname "in0" oifname "out0" jump openagora_forward_out comment "openagora"',
+        "ip6tables -D openagora-forward 2",
+    ),
+    "sides-changed": (
+        "flush chain inet filter openagora_forward; add rule inet filter openagora_forward "
+        'iifname "out0" oifname "in0" jump openagora_forward_out comment "openagora"',
+        "iptables -R openagora-forward 1 -i in0 -o lo -m comment --comment openagora -j openagora-forward-out",
+    ),
+    "a-drop-between": (
+        "insert rule inet filter openagora_forward ip daddr 192.0.2.1 counter drop",
+        "ip6tables -I openagora-forward -j DROP",
+    ),
+    "replies-deleted": ("flush chain inet filter openagora_forward_in", "iptables -F openagora-forward-in"),
+    "a-drop-before": ("insert rule inet filter forward tcp dport 443 drop", "ip6tables -I FORWARD -p udp -j DROP"),
+}
+
+
+@pytest.mark.parametrize("name", GATEWAY_BY_HAND)
+@pytest.mark.parametrize("firewall", [NFTABLES, IPTABLES], ids=lambda firewall: firewall.name)
+def test_a_gateway_that_was_changed_by_hand_is_put_right(host: NetnsHost, firewall: Firewall, name: str) -> None:
+    rules = REQUESTS["gateway"]
+    nft, iptables = GATEWAY_BY_HAND[name]
+    firewall.close(host)
+    host.apply(rules, firewall.backend)
+    if firewall.backend == "nftables":
+        host.nft(nft)
+    else:
+        host.sh(iptables)
+    assert live(host) != rules.rules
+    before = host.objects()
+    planned = host.apply(rules, firewall.backend).plan
+    host.undo(planned.steps)
+    assert host.objects() == before
+    settle(host, firewall, rules)
+    assert live(host) == rules.rules
+
+
+SIDES = {
+    "interface": (Side("interface", "eth7"), r"^inside and outside of the gateway: interface eth7: not on this host"),
+    "zone": (Side("zone", "home"), r"zone home: backend \w+ has no zones; name the interface"),
+}
+
+
+@pytest.mark.parametrize(("side", "message"), SIDES.values(), ids=SIDES.keys())
+def test_sides_that_are_not_there(closed: NetnsHost, firewall: Firewall, side: Side, message: str) -> None:
+    before = closed.listing()
+    for passage in (Passage((side,)), Passage((Side("interface", "in0"),), (side,))):
+        with pytest.raises(BackendError, match=message):
+            closed.apply(rule_set("web").placed(["gateway"], passage), firewall.backend)
+    assert closed.listing() == before
+
+
+def test_a_gateway_that_forwards_nothing_is_told_so(closed: NetnsHost, firewall: Firewall) -> None:
+    def told(rules: RuleSet) -> list[str]:
+        notices = prepare(closed, rules, backend=firewall.backend).notices
+        return [notice.where for notice in notices if notice.code == "not_forwarding"]
+
+    closed.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+    assert told(REQUESTS["gateway"]) == ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
+    assert told(REQUESTS["ipv4-gateway"]) == ["net.ipv4.ip_forward"]
+    assert told(REQUESTS["all"]) == []
+    closed.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    assert told(REQUESTS["gateway"]) == []
+
+
+def test_comments_of_others_may_say_anything(closed: NetnsHost, firewall: Firewall) -> None:
+    comments = (
+        "ssh, before jump openagora_output",
+        'jump openagora_output comment "openagora" # handle 3',
+        "-j openagora-output",
+    )
+    for comment in comments:
+        text = comment.replace('"', "'")
+        rule = f'tcp dport 22 accept comment "{text}"'
+        if firewall.backend == "iptables":
+            rule = f'-p tcp --dport 22 -m comment --comment "{text}" -j ACCEPT'
+        firewall.insert(closed, "output", rule)
+    before = closed.listing()
+    planned = closed.apply(rule_set("web"), firewall.backend).plan
+    lines = iter(closed.listing().splitlines())
+    assert [line for line in before.splitlines() if line not in lines] == []
+    closed.undo(planned.steps)
+    assert closed.listing() == before
+    settle(closed, firewall, rule_set("web"))
+    closed.apply(None)
+    assert closed.listing() == before
+
+
+def test_what_is_open_in_one_family_only_is_seen_to_close(host: NetnsHost) -> None:
+    IPTABLES.close(host)
+    host.apply(rule_set("web", "signaling"), "iptables")
+    host.sh("ip6tables -F openagora-output")
+    host.sh(
+        'iptables -A openagora-output -p tcp -m multiport --dports 22 -m comment --comment "openagora extra" -j ACCEPT'
+    )
+    lines = prepare(host, rule_set("web"), backend="iptables").plan.text().splitlines()
+    assert {"- egress tcp 22 (extra)", "- egress tcp 8001-8199 (signaling)", "+ egress tcp 443 (web)"} <= set(lines)
+
+
+OVERRIDDEN = {
+    "nftables": ("tcp dport { 25, 443 } drop", "nftables table inet filter chain output"),
+    "iptables": ("-p tcp -m multiport --dports 25,443 -j REJECT", "iptables chain OUTPUT"),
+}
+
+
+def test_an_explicit_deny_that_is_overridden_is_told(closed: NetnsHost, firewall: Firewall) -> None:
+    rule, where = OVERRIDDEN[firewall.backend]
+    firewall.insert(closed, "output", rule)
+
+    def told(*sdks: str) -> list[tuple[str, str]]:
+        notices = prepare(closed, rule_set(*sdks), backend=firewall.backend).notices
+        return [(notice.where, notice.message) for notice in notices if notice.code == "deny_overridden"]
+
+    ((place, message),) = told("web")
+    assert place == where
+    assert message.startswith("a rule here denies tcp to 25, 443, and ours comes before it")
+    assert told("gaming") == []
 
 
 def test_a_first_plan_can_be_undone(closed: NetnsHost, firewall: Firewall) -> None:
@@ -537,7 +697,33 @@ FOREIGN = {
     "a-set-of-addresses": (
         "add set inet filter openagora_web_egress_tcp { type ipv4_addr; }",
         None,
-        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ports; delete or re",
+        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ports of ours; del",
+    ),
+    "a-chain-that-others-lead-to": (
+        "add chain inet filter openagora_x; add rule inet filter openagora_x tcp dport 9 accept; "
+        "add rule inet filter input tcp dport 9 jump openagora_x",
+        "iptables -N openagora-x; iptables -A openagora-x -p tcp --dport 9 -j ACCEPT; iptables -A INPUT -j openagora-x",
+        r"chain openagora.x in table .*filter carries a name of ours but holds no rule of ours",
+    ),
+    "a-comment-that-begins-alike": (
+        'add chain inet filter openagora_x; add rule inet filter openagora_x accept comment "openagoraphobia"',
+        "iptables -N openagora-x; iptables -A openagora-x -m comment --comment openagoraphobia -j ACCEPT",
+        r"chain openagora.x in table .*filter carries a name of ours but holds no rule of ours",
+    ),
+    "an-empty-chain": (
+        "add chain inet filter openagora_x",
+        "iptables -N openagora-x",
+        r"chain openagora.x in table .*filter carries a name of ours but holds no rule of ours",
+    ),
+    "a-set-of-ports": (
+        "add set inet filter openagora_ports { type inet_service; elements = { 22, 25 }; }",
+        None,
+        "set openagora_ports in table inet filter carries a name of ours but is no set of ports of ours",
+    ),
+    "a-set-with-a-timeout": (
+        "add set inet filter openagora_web_egress_tcp { type inet_service; flags interval, timeout; }",
+        None,
+        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ports of ours",
     ),
     "a-map": (
         "add map inet filter openagora_x { type inet_service : verdict; }",

@@ -17,7 +17,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._backends.contr
     live_rules,
 )
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
-from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Rule, RuleSet
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, Rule, RuleSet, Side
 from netns import rule_set
 
 BOTH = ("ipv4", "ipv6")
@@ -73,6 +73,20 @@ def test_accepts_of_one_family() -> None:
         "4000-4030",
     )
     assert len(accepts(RULES, "output", ["ipv6"])) == 4
+
+
+def test_accepts_through_a_gateway_are_those_of_a_host_narrowed_to_the_targets() -> None:
+    passage = Passage((Side("interface", "eth1"),), targets=("10.0.0.5/32",))
+    both = RULES.placed(["host", "gateway"], passage)
+    for path, through in (("output", "forward_out"), ("input", "forward_in")):
+        assert accepts(both, path, BOTH) == accepts(RULES, path, BOTH)
+        assert accepts(RULES, through, BOTH) == ()
+        # There is no target of IPv6.
+        found = [said(accept) for accept in accepts(both, through, BOTH)]
+        assert found == [said(accept) for accept in accepts(RULES, path, ["ipv4"])]
+        for accept in accepts(both, through, BOTH):
+            targets = passage.targets if accept.direction == "ingress" else ()
+            assert accept.passage == (dataclasses.replace(passage, targets=targets) if accept.sdk else Passage())
 
 
 @pytest.mark.parametrize("hook", ["output", "input"])

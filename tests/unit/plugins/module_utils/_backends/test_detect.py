@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._apply import prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.detect import choose
-from netns import IPTABLES, LEGACY, NFTABLES, NetnsHost
+from netns import IPTABLES, LEGACY, NFTABLES, NetnsHost, rule_set
 
 IPTABLES_COMMANDS = {"iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"}
-NFT_IN_FORCE = "table inet filter decides at hook input (chain input)"
-IPTABLES_IN_FORCE = "iptables chain INPUT has policy DROP"
+NFT_IN_FORCE = "nftables table inet filter chain input stops what is needed"
+IPTABLES_IN_FORCE = "iptables chain OUTPUT (policy DROP) stops what is needed"
 NOTHING_IN_FORCE = "nothing is in force; the first firewall that is installed"
 
 
@@ -46,15 +47,31 @@ def test_auto(host: NetnsHost, closed: list, hidden: set[str], name: str, reason
     for firewall in closed:
         firewall.close(host)
     host.hidden |= hidden
-    backend, why = choose(host, "auto")
+    backend, why = choose(host, "auto", rule_set("web"))
     assert (backend.name, why) == (name, reason)
+
+
+# What libvirt and others have beside the host's own firewall; nothing of it stops what the host itself sends or gets.
+BESIDE = """
+table ip libvirt { chain forward { type filter hook forward priority 0; oifname "virbr0" counter reject; }; }
+table inet guard { chain output { type filter hook output priority 0; tcp dport 25 drop; }; }
+"""
+
+
+def test_auto_takes_the_firewall_that_stops_what_is_needed(host: NetnsHost) -> None:
+    IPTABLES.close(host)
+    host.nft(BESIDE)
+    backend, why = choose(host, "auto", rule_set("web"))
+    assert (backend.name, why) == ("iptables", IPTABLES_IN_FORCE)
+    host.apply(rule_set("web"))
+    assert prepare(host, rule_set("web"), backend="auto").backend == "iptables"
 
 
 @pytest.mark.parametrize("name", ["iptables", "nftables"])
 def test_asked_for(host: NetnsHost, name: str) -> None:
     NFTABLES.close(host)
     host.systemd(active="firewalld.service")
-    backend, why = choose(host, name)
+    backend, why = choose(host, name, rule_set("web"))
     assert (backend.name, why) == (name, "asked for")
 
 
@@ -70,7 +87,7 @@ def test_asked_for(host: NetnsHost, name: str) -> None:
 def test_asked_for_and_not_installed(host: NetnsHost, name: str, hidden: set[str], installed: str) -> None:
     host.hidden |= hidden
     with pytest.raises(BackendError) as error:
-        choose(host, name)
+        choose(host, name, rule_set("web"))
     assert str(error.value) == (
         f"backend {name} is not installed on this host; installed: {installed}. Install it, or use backend: auto"
     )
@@ -79,7 +96,7 @@ def test_asked_for_and_not_installed(host: NetnsHost, name: str, hidden: set[str
 def test_none_installed(host: NetnsHost) -> None:
     host.hidden |= {"nft", *IPTABLES_COMMANDS}
     with pytest.raises(BackendError) as error:
-        choose(host, "auto")
+        choose(host, "auto", rule_set("web"))
     assert str(error.value) == (
         "no firewall was found on this host; looked for nft (package nftables), iptables-save and iptables-restore "
         "(package iptables). Install one of them"
@@ -94,21 +111,21 @@ def test_ufw_is_in_force(host: NetnsHost, configured: str) -> None:
     with pytest.raises(
         BackendError, match=r"^ufw is in force on this host, .* Disable ufw, or name a backend to overrule"
     ):
-        choose(host, "auto")
-    assert choose(host, "nftables")[1] == "asked for"
+        choose(host, "auto", rule_set("web"))
+    assert choose(host, "nftables", rule_set("web"))[1] == "asked for"
 
 
 @pytest.mark.parametrize("configured", ["ENABLED=no\n", "#ENABLED=yes\n", ""])
 def test_ufw_is_not_in_force(host: NetnsHost, configured: str) -> None:
     host.put("/etc/ufw/ufw.conf", configured)
     host.stand_in("ufw", "exit 1")
-    assert choose(host, "auto")[0].name == "nftables"
+    assert choose(host, "auto", rule_set("web"))[0].name == "nftables"
 
 
 def test_the_rest_of_a_removed_ufw(host: NetnsHost) -> None:
     host.put("/etc/ufw/ufw.conf", "ENABLED=yes\n")
     host.hidden.add("ufw")
-    assert choose(host, "auto")[0].name == "nftables"
+    assert choose(host, "auto", rule_set("web"))[0].name == "nftables"
 
 
 @pytest.mark.parametrize("ufw", [True, False])
@@ -118,9 +135,9 @@ def test_firewalld_is_in_force(host: NetnsHost, ufw: bool) -> None:
     with pytest.raises(
         BackendError, match=r"^firewalld is in force on this host, .* Disable firewalld, or name a backend"
     ):
-        choose(host, "auto")
+        choose(host, "auto", rule_set("web"))
 
 
 def test_firewalld_is_not_in_force(host: NetnsHost) -> None:
     host.systemd(active="another.service")
-    assert choose(host, "auto")[0].name == "nftables"
+    assert choose(host, "auto", rule_set("web"))[0].name == "nftables"

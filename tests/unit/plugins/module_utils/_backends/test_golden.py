@@ -23,6 +23,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._backends.boot 
     plan,
 )
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import Command, WriteFile
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, Side
 from netns import IPTABLES, NFTABLES, Firewall, NetnsHost, rule_set
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,6 +31,14 @@ GOLDEN = Path(__file__).parent / "golden"
 REQUESTS = {
     "all": rule_set(),
     "networks": rule_set("recording", ingress_from=["192.0.2.0/24", "198.51.100.7", "2001:db8::/32"]),
+    "gateway": rule_set("recording", "web").placed(
+        ["gateway"],
+        Passage(
+            inside=(Side("interface", "in0"), Side("source", "fd01::/16")),
+            outside=(Side("interface", "out0"),),
+            targets=("10.0.0.5/32", "fd01::5/128"),
+        ),
+    ),
 }
 UNITS = {
     "unit-alone": Boot(systemd=True, script=None, unit=None),

@@ -269,11 +269,45 @@ def test_jumps_come_first_and_foreign_rules_keep_their_order(host: NetnsHost, fi
     assert [line.split("--dport ")[1].split()[0] for line in saved[1:]] == ["4", "443", "1", "2", "3"]
 
 
-def test_a_chain_of_ours_that_others_lead_to_stays(host: NetnsHost, firewall: Firewall) -> None:
+def test_rules_by_hand_that_lead_to_a_chain_of_ours_go_with_it(host: NetnsHost, firewall: Firewall) -> None:
     firewall.close(host)
-    host.apply(WEB, "iptables")
-    host.sh("iptables -A FORWARD -g openagora-output")
+    host.sh("iptables -N theirs; iptables -A theirs -j ACCEPT")
     before = host.listing()
-    with pytest.raises(StepError, match=r"(?s)iptables-restore ended with code \d: .*; everything is as it was before"):
-        host.apply(None)
+    host.apply(WEB, "iptables")
+    host.sh("iptables -A FORWARD -g openagora-output; iptables -I theirs -p udp -j openagora-input")
+    host.apply(None)
+    assert host.listing() == before
+
+
+def test_a_table_that_iptables_cannot_read_is_nfts(host: NetnsHost) -> None:
+    host.nft(
+        "".join(
+            f"add table {table}\n"
+            f"add chain {table} {hook.upper()} {{ type filter hook {hook} priority filter; policy drop; }}\n"
+            f"add rule {table} {hook.upper()} ct state vmap {{ established : accept, invalid : drop }}\n"
+            for table in ("ip filter", "ip6 filter")
+            for hook in ("input", "output")
+        )
+    )
+    before = host.listing()
+    with pytest.raises(
+        BackendError, match=r"^table filter of iptables, ip6tables was made by nft, .*backend: nftables"
+    ):
+        host.apply(WEB, "iptables")
+    assert host.apply(WEB).backend == "nftables"
+    assert look(host).rules.rules == WEB.rules
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    host.apply(None)
+    assert host.listing() == before
+
+
+def test_base_chains_that_came_with_a_failed_run_go_with_it(host: NetnsHost) -> None:
+    before = host.listing()
+    host.stand_in("ip6tables-restore", "echo nope >&2; exit 4")
+    with pytest.raises(StepError, match="nope; everything is as it was before"):
+        host.apply(WEB, "iptables")
+    assert host.listing() == before
+    host.sh("rm /usr/local/sbin/ip6tables-restore")
+    host.apply(WEB, "iptables")
+    host.apply(None)
     assert host.listing() == before

@@ -72,7 +72,7 @@ NOT_DECIDING = {
     "loopback": base("input", 'iif lo drop; iif != "lo" ip saddr 127.0.0.0/8 drop'),
     "chain-without-a-jump": "table inet f { chain c { drop; }; chain out { type filter hook output priority 0; }; }",
     "another-hook": base("forward", policy="drop") + base("prerouting", policy="drop"),
-    "another-type": "table ip n { chain out { type route hook output priority 0; policy drop; }; }",
+    "another-type": "table ip n { chain out { type nat hook output priority 0; }; }",
     "another-family": base("input", policy="drop", table="arp f") + base("input", policy="drop", table="bridge f"),
     "a-device": "table netdev f { chain c { type filter hook ingress device lo priority 0; policy drop; }; }",
     "dormant": "table inet f { flags dormant; chain out { type filter hook output priority 0; policy drop; }; }",
@@ -121,7 +121,7 @@ def test_in_force(host: NetnsHost, ruleset: str, shown: str) -> None:
 
 def test_without_iptables_its_tables_are_like_any_other(host: NetnsHost) -> None:
     host.nft(base("output", policy="drop", table="ip filter", chain="OUTPUT"))
-    host.hidden |= {"iptables-save", "iptables-restore"}
+    host.hidden |= {"iptables-save", "iptables-restore", "iptables-nft-save"}
     assert host.apply(WEB).effective == "in_force"
     assert ours(host) == ["ip filter OUTPUT"]
 

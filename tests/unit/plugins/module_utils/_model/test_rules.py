@@ -13,8 +13,10 @@ from ansible_collections.openagora.firewall.plugins.module_utils._model.domains 
 from ansible_collections.openagora.firewall.plugins.module_utils._model.messages import RequestError
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import (
+    Passage,
     Rule,
     RuleSet,
+    Side,
     changes,
     family_of,
     newly_open,
@@ -164,7 +166,7 @@ def test_ingress_from_narrows_ingress_from_anywhere_only() -> None:
     narrow = Rule("ingress", "udp", "networks", ("203.0.113.0/24",), needs=ports)
     rules = RuleSet.of([out, anywhere, narrow], domains=NAMES)
     narrowed = rules.ingress_from(("192.0.2.0/24", "2001:db8::/32"))
-    assert [rule.key for rule in narrowed] == [
+    assert [rule.key[:4] for rule in narrowed] == [
         ("egress", "udp", "any", ()),
         ("ingress", "udp", "networks", ("192.0.2.0/24",)),
         ("ingress", "udp", "networks", ("2001:db8::/32",)),
@@ -184,6 +186,64 @@ def test_in_families_leaves_out_rules_that_cannot_match() -> None:
     assert [rule.networks for rule in rules.in_families(["ipv6"])] == [(), ("2001:db8::/32",)]
     assert rules.in_families(["ipv4", "ipv6"]) == rules
     assert rules.in_families([]) == RuleSet(domains=NAMES)
+
+
+ETH1, ETH0, LAN = Side("interface", "eth1"), Side("interface", "eth0"), Side("source", "10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "ipv4", "ipv6"),
+    [
+        ([ETH1], [], [(ETH1, None)], [(ETH1, None)]),
+        ([ETH1], [ETH0], [(ETH1, ETH0)], [(ETH1, ETH0)]),
+        ([ETH1, LAN], [ETH0], [(ETH1, ETH0), (LAN, ETH0)], [(ETH1, ETH0)]),
+        ([LAN], [], [(LAN, None)], []),
+        ([ETH1], [LAN], [(ETH1, LAN)], []),
+    ],
+)
+def test_crossings_join_each_side_inside_with_each_outside(
+    inside: list[Side], outside: list[Side], ipv4: list, ipv6: list
+) -> None:
+    passage = Passage(tuple(inside), tuple(outside))
+    assert list(passage.crossings("ipv4")) == ipv4
+    assert list(passage.crossings("ipv6")) == ipv6
+    families = tuple(family for family, pairs in (("ipv4", ipv4), ("ipv6", ipv6)) if pairs)
+    assert Rule("egress", "tcp", passage=passage).families == families
+
+
+def test_placed_narrows_ingress_to_the_targets_of_a_gateway() -> None:
+    ports = (("recording", PortSet.of(1080)),)
+    networks = ("192.0.2.0/24", "2001:db8::/32")
+    rules = RuleSet.of(
+        [Rule("egress", "udp", needs=ports), Rule("ingress", "udp", "networks", networks, needs=ports)], domains=NAMES
+    )
+    passage = Passage((ETH1,), (ETH0,), ("10.0.0.5/32", "10.0.0.9/32"))
+    assert rules.placed(["host"], Passage()) == rules
+    through = rules.placed(["gateway"], passage)
+    assert through.domains == NAMES
+    assert [(rule.direction, rule.networks, rule.passage.targets) for rule in through] == [
+        ("egress", (), ()),
+        ("ingress", ("192.0.2.0/24",), ("10.0.0.5/32", "10.0.0.9/32")),
+    ]
+    assert through.data()[0] == {
+        **rules.data()[0],
+        "placement": "gateway",
+        "inside": [{"interface": "eth1"}],
+        "outside": [{"interface": "eth0"}],
+    }
+    assert through.data()[1]["recording_targets"] == ["10.0.0.5/32", "10.0.0.9/32"]
+    assert set(rules.placed(["host", "gateway"], passage)) == set(rules) | set(through)
+    without = rules.placed(["gateway"], Passage((LAN,)))
+    assert [(rule.direction, rule.families) for rule in without] == [("egress", ("ipv4",))]
+
+
+def test_targets_of_two_families_make_two_rules() -> None:
+    rules = RuleSet.of([Rule("ingress", "udp", needs=(("recording", PortSet.of(1080)),))])
+    through = rules.placed(["gateway"], Passage((ETH1,), (), ("10.0.0.5/32", "fd01::5/128")))
+    assert [(rule.passage.targets, rule.families) for rule in through] == [
+        (("10.0.0.5/32",), ("ipv4",)),
+        (("fd01::5/128",), ("ipv6",)),
+    ]
 
 
 def apply_changes(before: RuleSet, after: RuleSet) -> set[tuple]:
@@ -255,6 +315,23 @@ def test_nothing_changes_between_a_rule_set_and_itself(rules: RuleSet) -> None:
             [],
             [Rule("egress", "tcp", "names", domains=NAMES, needs=(("web", PortSet.of(1)),))],
             ["+ egress tcp 1 (web) to allowlisted names"],
+        ),
+        (
+            [],
+            [
+                Rule(
+                    "ingress",
+                    "udp",
+                    "networks",
+                    ("192.0.2.0/24",),
+                    needs=(("recording", PortSet.of(1)),),
+                    passage=Passage((Side("interface", "eth1"), Side("source", "10.0.0.0/8")), (), ("10.0.0.5/32",)),
+                )
+            ],
+            [
+                "+ ingress udp 1 (recording) from 192.0.2.0/24 through the gateway, "
+                "interface eth1, source 10.0.0.0/8 to anywhere, only to 10.0.0.5/32"
+            ],
         ),
     ],
 )
