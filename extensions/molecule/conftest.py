@@ -10,6 +10,7 @@ import sys
 import typing as t
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
 from contract.document import SDKS
@@ -17,12 +18,26 @@ from contract.lab import Machine, Target, inventory
 from contract.profiles import PROFILES
 
 LISTED = inventory()
+LANE = "test_host_lane"
 
 
 def machine_variables(name: str) -> dict[str, object]:
     """A host's variables in the inventory."""
     variables: dict[str, object] = LISTED["_meta"]["hostvars"][name]
     return variables
+
+
+class ByLane(LoadScopeScheduling):
+    """The lanes run side by side; what is on one of them runs one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        hosts = LISTED["_meta"]["hostvars"].items()
+        return next((str(variables[LANE]) for name, variables in hosts if f"[{name}" in nodeid), "")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: t.Any) -> ByLane:
+    """Choose the scheduler."""
+    return ByLane(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,25 +54,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def far() -> Machine:
-    """The other side of every host under test."""
-    machine = Machine("far", machine_variables("far"))
-    # Its kernel tells every sender about a closed port, not one in a second.
-    machine.run("sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
-    return machine
-
-
-@pytest.fixture(scope="session")
-def inside() -> Machine:
-    """The machine for which every host under test can be the gateway."""
-    return Machine("inside", machine_variables("inside"))
-
-
-@pytest.fixture(scope="session")
-def target(request: pytest.FixtureRequest, far: Machine, inside: Machine) -> Target:
+def target(request: pytest.FixtureRequest) -> Target:
     """A host under test."""
     scenario, name = request.param
-    return Target(name, machine_variables(name), far=far, inside=inside, profile=PROFILES[scenario])
+    variables = machine_variables(name)
+    far, inside = (
+        Machine(name, machine_variables(name)) for name in (f"far{variables[LANE]}", f"inside{variables[LANE]}")
+    )
+    # Its kernel tells every sender about a closed port, not one in a second.
+    far.run("sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
+    return Target(name, variables, far=far, inside=inside, profile=PROFILES[scenario])
+
+
+@pytest.fixture
+def far(target: Target) -> Machine:
+    """The other side of the host under test."""
+    return target.far
+
+
+@pytest.fixture
+def inside(target: Target) -> Machine:
+    """The machine for which the host under test can be the gateway."""
+    return target.inside
 
 
 @pytest.fixture

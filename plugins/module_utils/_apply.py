@@ -121,7 +121,8 @@ def _hindrances(
     """What drops the packets all the same: an accept in one firewall does not beat a drop in another one."""
     for backend, state in backends:
         chains = list(backend.out_of_reach(state, rules))
-        if backend.name != chosen:
+        # ufw's rules are rules of iptables.
+        if {backend.name, chosen} not in ({chosen}, {"ufw", "iptables"}):
             chains += backend.in_the_way(state, rules)
         for chain in chains:
             text = (
@@ -173,7 +174,20 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
 def look(host: Host) -> Live:
     """What of ours is live, read from the host's firewalls and files. Raises BackendError."""
     host = _Look(host)
-    places = {backend.name: backend.places(state) for backend, state in _others(host, "")}
-    names = [name for name, held in places.items() if any(place.accepts for place in held)]
-    deciding = [place for held in places.values() for place in held]
-    return Live(tuple(names), live_rules(deciding), boot.read(host).files)
+    places = {}
+    names = []
+    files: list[str] = []
+    for backend, state in _others(host, ""):
+        held = backend.places(state)
+        files += backend.files(state)
+        if any(place.accepts for place in held):
+            names.append(backend.name)
+        # One that is installed, not in force and without rules of ours stops nothing.
+        elif not backend.in_force(host):
+            continue
+        places[backend.name] = held
+    # ufw's rules are rules of iptables.
+    deciding = [
+        place for name, held in places.items() if (name, "ufw" in names) != ("iptables", True) for place in held
+    ]
+    return Live(tuple(names), live_rules(deciding), (*files, *boot.read(host).files))

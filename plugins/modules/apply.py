@@ -15,8 +15,8 @@ description:
   - Computes the rules for the given SDKs, reads what of this collection is live on the host, and changes the
     difference in one transaction. Both address families, and what brings the rules back at boot, come with it.
   - One call states the whole host. What a former call opened and this one does not name is closed.
-  - Only objects whose names begin with C(openagora) are added, changed and removed. Rules of others keep their text
-    and their order; nothing is flushed.
+  - Only objects whose names begin with C(openagora) are added, changed and removed, and with ufw application profiles
+    C(Agora ...) and the rules that name them. Rules of others keep their text and their order; nothing is flushed.
   - The return traffic of what is opened passes too, recognised by connection tracking.
   - A step that fails is undone together with the steps before it.
 extends_documentation_fragment:
@@ -51,7 +51,7 @@ options:
       - The firewall to put the rules into. V(auto) takes the one that is in force, see RV(backend).
       - What former calls put into another backend is removed.
     type: str
-    choices: [auto, iptables, nftables]
+    choices: [auto, firewalld, ufw, iptables, nftables]
     default: auto
   placement:
     description:
@@ -165,6 +165,7 @@ effective:
     - V(in_force) when the host's firewall would stop the ports without these rules.
     - V(nothing_to_open) when none of its chains can drop them. Backend V(nftables) then adds nothing to the live
       firewall.
+    - V(stored) when the firewall is not active. The rules come into force together with it.
   returned: with O(state=present)
   type: str
   sample: in_force
@@ -242,7 +243,11 @@ def main() -> None:
             **REQUEST_OPTIONS,
             "rules": {"type": "list", "elements": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "backend": {"type": "str", "choices": ["auto", "iptables", "nftables"], "default": "auto"},
+            "backend": {
+                "type": "str",
+                "choices": ["auto", "firewalld", "ufw", "iptables", "nftables"],
+                "default": "auto",
+            },
             "placement": {"type": "list", "elements": "str", "choices": ["host", "gateway"], "default": ["host"]},
             "inside": {"type": "list", "elements": "dict", "default": []},
             "outside": {"type": "list", "elements": "dict", "default": []},

@@ -185,6 +185,8 @@ class Target(Machine):
         for machine, plug, other in ((self.far, "outside", self.inside), (self.inside, "inside", self.far)):
             for address, gateway in zip(other.addresses, self.plugs[plug]):
                 machine.run(f"ip route replace {address} via {gateway}")
+            machine.instrument("witness", "begin", "--neighbours", *self.plugs[plug])
+            machine.instrument("witness", "end")
 
     def state(self) -> dict[str, t.Any]:
         """Everything that the collection might change."""

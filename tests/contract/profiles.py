@@ -41,6 +41,13 @@ class Profile:
     # A foreign object that carries a name of ours; that name.
     foreign: str
     foreign_name: str
+    # What `show` shows of a rule of ours for Web.
+    mark: str = "openagora web"
+    # Whether a unit of ours brings the rules back at boot, or the host's own firewall does.
+    boot_unit: bool = True
+    # A command of the last change, and the arguments with which it does that.
+    last_command: str = "systemctl"
+    last_arguments: str = "*enable*openagora*"
 
 
 DELETE_WEB = "{0} -S openagora-output | sed -n '/ 80,443,/s/^-A/{0} -D/p' | sh"
@@ -119,4 +126,103 @@ NFTABLES = Profile(
     foreign_name="openagora_output",
 )
 
-PROFILES = {profile.name: profile for profile in (IPTABLES, NFTABLES)}
+DELETE_LIVE = "{0} -D {1} $(($({0} -S {1} | grep -n ' 80,443,' | cut -d: -f1) - 1))"
+
+UFW = Profile(
+    name="ufw",
+    other="nftables",
+    other_commands="/usr/sbin/nft",
+    loader="ufw.service",
+    reloads=("restart",),
+    show="iptables-save; ip6tables-save",
+    breakages=(
+        Breakage("ports deleted", DELETE_LIVE.format("iptables", "ufw-user-output"), "tcp", 443, families="4"),
+        Breakage("IPv6 ports deleted", DELETE_LIVE.format("ip6tables", "ufw6-user-output"), "tcp", 443, families="6"),
+        Breakage("chain flushed", "iptables -F ufw-user-output; ip6tables -F ufw6-user-output", "tcp", 443),
+        Breakage("rule deleted", 'ufw delete allow out to any app "Agora Web"', "tcp", 443),
+        Breakage(
+            "profile edited",
+            "sed -i s/80,443,/80,/ /etc/ufw/applications.d/openagora; ufw app update 'Agora Web'",
+            "tcp",
+            443,
+        ),
+        Breakage(
+            "profiles gone",
+            'ufw delete allow out to any app "Agora Web"; rm /etc/ufw/applications.d/openagora',
+            "tcp",
+            443,
+        ),
+        Breakage("deny before ours", "ufw prepend deny out 443/tcp", "tcp", 443),
+        Breakage(
+            "drop before ours",
+            "ip6tables -I ufw6-user-output -p udp --dport 4000:4010 -j DROP",
+            "udp",
+            4005,
+            families="6",
+        ),
+    ),
+    innocent="iptables -I ufw-user-output 1 -d 203.0.113.5/32 -p tcp -m tcp --dport 443 -j REJECT",
+    first_rule="iptables -S ufw-user-output 1 | grep -c 203.0.113.5",
+    foreign="printf '[Agora Web]\\ntitle=Ours\\ndescription=Theirs\\nports=9/tcp\\n' >/etc/ufw/applications.d/site",
+    foreign_name="Agora Web",
+    mark="dapp_Agora%20Web",
+    boot_unit=False,
+    last_command="ip6tables-restore",
+    last_arguments="*--wait*",
+)
+
+FIREWALLD = Profile(
+    name="firewalld",
+    other="nftables",
+    other_commands="/usr/sbin/nft",
+    loader="firewalld.service",
+    reloads=("restart", "reload"),
+    show="nft list ruleset",
+    breakages=(
+        Breakage(
+            "service taken out at run time",
+            "firewall-cmd --policy=openagora-out --remove-service=openagora-web",
+            "tcp",
+            443,
+        ),
+        Breakage(
+            "service edited",
+            'sed -i \'s/"443"/"444"/\' /etc/firewalld/services/openagora-web.xml; firewall-cmd --reload',
+            "tcp",
+            443,
+        ),
+        Breakage("policy gone", "rm /etc/firewalld/policies/openagora-out.xml; firewall-cmd --reload", "udp", 3478),
+        Breakage(
+            "policy moved behind others",
+            'sed -i \'s/"-100"/"200"/\' /etc/firewalld/policies/openagora-out.xml; firewall-cmd --reload',
+            "udp",
+            3478,
+        ),
+        Breakage(
+            "drop in our policy",
+            "firewall-cmd --policy=openagora-out --add-rich-rule='rule port port=4000-4010 protocol=udp drop'",
+            "udp",
+            4005,
+        ),
+        Breakage(
+            "IPv6 drop in our policy",
+            "firewall-cmd --policy=openagora-out --add-rich-rule='rule family=ipv6 port port=443 protocol=tcp drop'",
+            "tcp",
+            443,
+            families="6",
+        ),
+    ),
+    innocent=(
+        "firewall-cmd --policy=early"
+        " --add-rich-rule='rule family=ipv4 destination address=203.0.113.5 port port=443 protocol=tcp reject'"
+    ),
+    first_rule="nft list chain inet firewalld filter_OUT_policy_early_deny | grep -c 203.0.113.5",
+    foreign="firewall-cmd --permanent --new-service=openagora-web",
+    foreign_name="openagora-web",
+    mark="openagora-out",
+    boot_unit=False,
+    last_command="busctl",
+    last_arguments="*reload*",
+)
+
+PROFILES = {profile.name: profile for profile in (FIREWALLD, UFW, NFTABLES, IPTABLES)}

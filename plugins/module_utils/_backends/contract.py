@@ -338,6 +338,9 @@ class Backend(t.Protocol[S, D]):
     def effective(self, state: S, desired: D) -> str:
         """`in_force`, or `nothing_to_open` where no rule of the host stands in the way."""
 
+    def files(self, state: S) -> tuple[str, ...]:
+        """The files of ours that the host has for this firewall, those of the boot sequence aside."""
+
     def notices(self, state: S, desired: D) -> t.Iterable[Notice]:
         """What keeps the rules from working in this firewall, and which of others they override."""
 

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import re
 import typing as t
 
 from .contract import BackendError
+from .firewalld import Firewalld
 from .iptables import Iptables
 from .nftables import Nftables
+from .ufw import Ufw
 
 if t.TYPE_CHECKING:
     from .._model.rules import RuleSet
@@ -18,16 +19,14 @@ if t.TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "choose"]
 
-# In the order in which they are looked for: what is in force through nftables is not seen by iptables' commands.
-BACKENDS: dict[str, Backend[t.Any, t.Any]] = {backend.name: backend for backend in (Nftables(), Iptables())}
+# In the order in which they are looked for: what is in force through nftables is not seen by iptables' commands, and
+# ufw's rules are rules of iptables.
+BACKENDS: dict[str, Backend[t.Any, t.Any]] = {
+    backend.name: backend for backend in (Firewalld(), Ufw(), Nftables(), Iptables())
+}
 
-
-def _manager(host: Host) -> str:
-    """The firewall manager that is active and owns the rules, empty when there is none."""
-    if host.run(["systemctl", "is-active", "--quiet", "firewalld.service"]).code == 0:
-        return "firewalld"
-    enabled = re.search(r"^ENABLED=[\"']?yes", host.read("/etc/ufw/ufw.conf") or "", re.MULTILINE)
-    return "ufw" if enabled and host.which("ufw") else ""
+# Those that own every rule of the host when they are active.
+_MANAGERS = ("firewalld", "ufw")
 
 
 def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any], str]:
@@ -43,21 +42,20 @@ def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any]
                 f"backend {name} is not installed on this host; installed: {found}. Install it, or use backend: auto"
             )
         return installed[name], "asked for"
-    manager = _manager(host)
-    if manager:
-        raise BackendError(
-            f"{manager} is in force on this host, and rules beside it would be lost at its next reload; "
-            f"backends are {', '.join(BACKENDS)}. Disable {manager}, or name a backend to overrule this"
-        )
-    for backend in installed.values():
-        chains = backend.in_the_way(backend.read(host), rules)
-        if chains:
-            return backend, f"{chains[0]} stops what is needed"
-    for backend in installed.values():
+    for backend in (installed[key] for key in _MANAGERS if key in installed):
         reason = backend.in_force(host)
         if reason:
             return backend, reason
-    for backend in installed.values():
+    others = [backend for key, backend in installed.items() if key not in _MANAGERS]
+    for backend in others:
+        chains = backend.in_the_way(backend.read(host), rules)
+        if chains:
+            return backend, f"{chains[0]} stops what is needed"
+    for backend in others:
+        reason = backend.in_force(host)
+        if reason:
+            return backend, reason
+    for backend in (*others, *installed.values()):
         return backend, "nothing is in force; the first firewall that is installed"
-    commands = "nft (package nftables), iptables-save and iptables-restore (package iptables)"
+    commands = "firewalld, ufw, nft (package nftables), iptables-save and iptables-restore (package iptables)"
     raise BackendError(f"no firewall was found on this host; looked for {commands}. Install one of them")

@@ -9,14 +9,12 @@ Works with both variants of the commands (nf_tables and legacy), whichever the h
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from .._model.ports import HIGHEST, LOWEST, PortSet
-from .._model.rules import FAMILIES, Passage, RuleSet, Side, normalise_networks
+from .._model.ports import PortSet
+from .._model.rules import FAMILIES, Passage, RuleSet, Side
 from . import boot
 from .contract import (
     HOOKS,
@@ -36,6 +34,7 @@ from .contract import (
     overridden,
     passage_of,
 )
+from .saveformat import HALVES, drops, gathered, leads, multiport, options_of, parse, ports_of
 
 if t.TYPE_CHECKING:
     from .._model.messages import Notice
@@ -49,54 +48,9 @@ _CHAIN = {name: f"{MARK}-{name.replace('_', '-')}" for name in (*PATHS, "forward
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
 _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
-# The save format leaves out a network that is everything; its halves keep `networks` apart from `any`.
-_HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
-
 # Where the boot script keeps which base chains exist only because of us: iptables-nft cannot tell (the built-in chains
 # of its save format are always listed), and `absent` has to take them away again.
 _MADE = "# Base chains that these rules brought along:"
-
-Options = dict[str, str]
-
-# The save format quotes texts and nothing else; names of chains, sets and interfaces may hold quotes of their own.
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(?!\S)|(\S+)')
-
-
-@functools.cache
-def _options(spec: str) -> Options:
-    """A rule's options and their values, whatever the order and the match modules named; a negated one ends in `!`."""
-    options: Options = {}
-    name, negated = "", ""
-    for match in _TOKEN.finditer(spec):
-        quoted, word = match.groups()
-        if word == "!" and name != "--comment":
-            negated = "!"
-        elif word and word.startswith("-") and name != "--comment":
-            name, negated = word + negated, ""
-            options[name] = ""
-        else:
-            value = word or re.sub(r"\\(.)", r"\1", quoted)
-            options[name] = f"{options.get(name, '')} {value}".strip()
-            name = "" if name == "--comment" else name
-    options.pop("-m", None)
-    return options
-
-
-def _leads(spec: str) -> str:
-    """Where a rule leads: the chain, or the verdict; empty when it goes on."""
-    options = _options(spec)
-    return options.get("-j") or options.get("-g") or ""
-
-
-def _ports(text: str, *, negated: bool = False) -> PortSet:
-    pairs = (part.split(":") for part in text.split(","))
-    # Port 0 is legal in a rule, but no port that a rule set can hold.
-    ports = PortSet.of(*((max(int(pair[0]), LOWEST), int(pair[-1])) for pair in pairs if int(pair[-1])))
-    return PortSet.of((LOWEST, HIGHEST)) - ports if negated else ports
-
-
-def _multiport(ports: PortSet) -> str:
-    return ",".join(text.replace("-", ":") for text in ports.texts())
 
 
 @dataclass(frozen=True)
@@ -124,23 +78,13 @@ class Family:
             for chain, specs in self.rules.items()
             if chain not in chains
             for index, spec in enumerate(specs)
-            if _leads(spec) in _CHAIN.values()
+            if leads(spec) in _CHAIN.values()
         )
         return Ours(chains, tuple(jumps))
 
     def drops(self, chain: str, *, stop: int | None = None) -> t.Iterator[Drop]:
         """The foreign rules in a chain, and in those it jumps to, that drop by protocol and port alone."""
-        for spec in self.rules.get(chain, ())[:stop]:
-            target, drop = _leads(spec), _as_drop(_options(spec))
-            if drop is None or target.startswith(f"{MARK}-"):
-                continue
-            if target in ("DROP", "REJECT"):
-                yield drop
-            elif target in self.rules:
-                for inner in self.drops(target):
-                    narrowed = drop.narrowed(inner)
-                    if narrowed:
-                        yield narrowed
+        return drops(self.rules, chain, stop=stop)
 
 
 @dataclass(frozen=True, order=True)
@@ -162,8 +106,8 @@ class Ours:
     def same(self, other: Ours) -> bool:
         """Whether both say the same, however the commands of this host print it."""
         return self.jumps == other.jumps and [
-            (chain, [_options(spec) for spec in specs]) for chain, specs in sorted(self.chains.items())
-        ] == [(chain, [_options(spec) for spec in specs]) for chain, specs in sorted(other.chains.items())]
+            (chain, [options_of(spec) for spec in specs]) for chain, specs in sorted(self.chains.items())
+        ] == [(chain, [options_of(spec) for spec in specs]) for chain, specs in sorted(other.chains.items())]
 
 
 @dataclass(frozen=True)
@@ -187,31 +131,6 @@ class Desired:
     made: frozenset[str]
 
 
-def _as_drop(options: Options) -> Drop | None:
-    """What a dropping rule with these options closes; None when it looks at more than protocol and ports."""
-    protocol: str | None = None
-    dports: PortSet | None = None
-    sports: PortSet | None = None
-    for name, value in options.items():
-        if name == "-p" and value in ("tcp", "udp"):
-            protocol = value
-        elif name == "-p!" and value in ("tcp", "udp"):
-            protocol = "udp" if value == "tcp" else "tcp"
-        elif name.rstrip("!") in ("--dport", "--dports"):
-            dports = _ports(value, negated=name.endswith("!"))
-        elif name.rstrip("!") in ("--sport", "--sports"):
-            sports = _ports(value, negated=name.endswith("!"))
-        elif not (
-            name in ("-p!", "-j", "-g", "--comment", "--reject-with")
-            or (name in ("--ctstate", "--state") and "NEW" in value)
-            or (name in ("--ctstate!", "--state!") and "NEW" not in value)
-            or (name in ("-i", "-o") and value != "lo")
-            or (name in ("-i!", "-o!") and value == "lo")
-        ):
-            return None
-    return Drop(protocol, dports, sports)
-
-
 def _specs(accept: Accept, family: str) -> t.Iterator[str]:
     """The rules for one accept; multiport: 15 slots, a range takes two (iptables-extensions(8))."""
     comment = f'-m comment --comment "{accept.comment}"'
@@ -226,13 +145,13 @@ def _specs(accept: Accept, family: str) -> t.Iterator[str]:
         for target in _addresses(near, accept.passage.targets):
             for chunk in accept.ports.chunks():
                 yield (
-                    f"{network}{target}-p {accept.protocol} -m multiport {ports} {_multiport(chunk)} "
+                    f"{network}{target}-p {accept.protocol} -m multiport {ports} {multiport(chunk)} "
                     f"{state}{comment} -j ACCEPT"
                 )
 
 
 def _addresses(option: str, networks: t.Iterable[str]) -> list[str]:
-    parts = [part for network in networks for part in _HALVES.get(network, (network,))]
+    parts = [part for network in networks for part in HALVES.get(network, (network,))]
     return [f"{option} {part} " for part in parts] or [""]
 
 
@@ -253,14 +172,14 @@ def _crossings_of(specs: t.Sequence[str]) -> list[Crossing]:
     """The pairs of sides that dispatching rules lead both ways: the reverse of `_dispatch`; none for other rules."""
     found = []
     for spec in specs:
-        options = _options(spec)
+        options = options_of(spec)
         inside, outside = (
             next((Side(kind, options[name]) for name, kind in names if name in options), None)
             for names in ((("-s", "source"), ("-i", "interface")), (("-d", "source"), ("-o", "interface")))
         )
         if inside and options.get("-j") == _CHAIN["forward_out"]:
             found.append((inside, outside))
-    return found if [_options(spec) for spec in specs] == [_options(spec) for spec in _dispatch(found)] else []
+    return found if [options_of(spec) for spec in specs] == [options_of(spec) for spec in _dispatch(found)] else []
 
 
 def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage) -> tuple[Accept, ...]:
@@ -269,7 +188,7 @@ def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage
     found: list[Accept] = []
     far, near = ("-d", "-s") if direction_of(path, reply=False) == "egress" else ("-s", "-d")
     for spec in specs:
-        options = _options(spec)
+        options = options_of(spec)
         sdk = options.get("--comment", "").partition(f"{MARK} ")[2]
         reply = options.get("--ctdir") == "REPLY"
         text = options.get("--sports" if reply else "--dports")
@@ -279,29 +198,15 @@ def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage
             kind, direction = "reply" if reply else "open", direction_of(path, reply=reply)
             narrowed = replace(passage, targets=(target,) if target else ())
             networks = (network,) if network else ()
-            accept = Accept(kind, direction, options.get("-p", ""), sdk, networks, _ports(text), narrowed)
-        if options not in map(_options, _specs(accept, family)):
+            accept = Accept(kind, direction, options.get("-p", ""), sdk, networks, ports_of(text), narrowed)
+        if options not in map(options_of, _specs(accept, family)):
             continue
         if accept.kind == "error":
             found.append(accept)
         else:
             key = (accept.kind, accept.direction, accept.protocol, sdk, network, target)
             held[key] = held.get(key, PortSet()) | accept.ports
-    by_target = _grouped((*words, target, ports, network) for (*words, network, target), ports in held.items())
-    whole = _grouped((*words, ports, networks, target) for (*words, target, ports), networks in by_target)
-    for (kind, direction, protocol, sdk, ports, networks), targets in whole:
-        through = replace(passage, targets=targets)
-        found.append(Accept(kind, direction, protocol, sdk, networks, ports, through))
-    return tuple(found)
-
-
-def _grouped(items: t.Iterable[tuple[t.Any, ...]]) -> t.Iterator[tuple[tuple[t.Any, ...], tuple[str, ...]]]:
-    """Items that differ in their last part alone, which is a network or empty for any address."""
-    groups: dict[tuple[t.Any, ...], list[str]] = {}
-    for *key, network in items:
-        groups.setdefault((*key, bool(network)), []).append(network)
-    for (*key, narrowed), networks in groups.items():
-        yield tuple(key), normalise_networks(networks) if narrowed else ()
+    return (*found, *gathered(held, passage))
 
 
 def _transaction(before: Ours, after: Ours) -> str:
@@ -319,9 +224,9 @@ def _transaction(before: Ours, after: Ours) -> str:
 def _refuse_foreign(family: Family) -> None:
     """A chain that has our name but nothing of ours in it belongs to somebody else."""
     ours = family.ours()
-    led_to = {_leads(jump.spec) for jump in ours.jumps if is_ours(_options(jump.spec).get("--comment", ""))}
+    led_to = {leads(jump.spec) for jump in ours.jumps if is_ours(options_of(jump.spec).get("--comment", ""))}
     for chain, specs in ours.chains.items():
-        marked = any(is_ours(_options(spec).get("--comment", "")) for spec in specs)
+        marked = any(is_ours(options_of(spec).get("--comment", "")) for spec in specs)
         # One that is empty may be what somebody has left of ours.
         if not marked and chain not in led_to and (specs or chain not in _CHAIN.values()):
             raise BackendError(
@@ -343,16 +248,7 @@ def _read_family(host: Host, family: str, *, nft: bool, variant: str = "") -> Fa
         text = outcome.out
     if "is incompatible" in text:
         return None
-    policies: dict[str, str] = {}
-    rules: dict[str, tuple[str, ...]] = {}
-    for line in text.splitlines():
-        if line.startswith(":"):
-            chain, policy = line[1:].split()[:2]
-            policies[chain] = policy
-            rules.setdefault(chain, ())
-        elif line.startswith("-A "):
-            _append, chain, spec = line.split(None, 2)
-            rules[chain] = (*rules.get(chain, ()), spec)
+    policies, rules = parse(text)
     read = Family(family, policies, rules, _existing(host, family, bool(text)) if nft else None, variant)
     _refuse_foreign(read)
     return read
@@ -447,7 +343,7 @@ class Iptables:
         base = _BASE[hook]
         first = Jump(base, 0, f"-m comment --comment {MARK} -j {_CHAIN[hook]}")
         mine = [jump for jump in family.ours().jumps if jump.base == base]
-        if len(mine) != 1 or _options(mine[0].spec) != _options(first.spec):
+        if len(mine) != 1 or options_of(mine[0].spec) != options_of(first.spec):
             return first
         before = family.drops(base, stop=mine[0].index)
         return first if any(closes(drop, wanted) for drop in before) else mine[0]
@@ -487,7 +383,7 @@ class Iptables:
         if family.existing is None:
             return
         foreign = {
-            chain: [spec for spec in specs if _leads(spec) not in _CHAIN.values()]
+            chain: [spec for spec in specs if leads(spec) not in _CHAIN.values()]
             for chain, specs in family.rules.items()
             if not chain.startswith(f"{MARK}-")
         }
@@ -517,7 +413,7 @@ class Iptables:
                 continue
             rules = _transaction(Ours(), Ours(ours.chains))
             sections.append(f"{family.command}-restore --noflush --wait 10 <<'RULES' || status=1\n{rules}RULES\n")
-            sections += [f"jump {family.command} {jump.base} {_options(jump.spec)['-j']}\n" for jump in ours.jumps]
+            sections += [f"jump {family.command} {jump.base} {options_of(jump.spec)['-j']}\n" for jump in ours.jumps]
         return boot.script("".join(sections)) if any(ours.chains for ours in desired.ours.values()) else None
 
     def places(self, state: State) -> tuple[Place, ...]:
@@ -530,7 +426,7 @@ class Iptables:
             for path, hook in ((path, hook) for hook, paths in HOOKS.items() for path in paths):
                 found: tuple[Accept, ...] = ()
                 for jump in ours.jumps:
-                    options = _options(jump.spec)
+                    options = options_of(jump.spec)
                     # A jump with a condition leads only some packets to our chain.
                     if jump.base == _BASE[hook] and options.keys() <= {"-j", "--comment"}:
                         drops = list(family.drops(jump.base, stop=jump.index))
@@ -553,6 +449,10 @@ class Iptables:
     def effective(self, state: State, desired: Desired) -> str:
         """`nothing_to_open` where every base chain accepts and none drops a needed port."""
         return "in_force" if any(_dropping(state.families, desired.accepts)) else "nothing_to_open"
+
+    def files(self, state: State) -> tuple[str, ...]:
+        """None: its rules are in the kernel."""
+        return ()
 
     def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
         """The rules that deny what ours, which come first, allow."""

@@ -764,6 +764,10 @@ class Nftables:
         """`nothing_to_open` where no base chain can drop."""
         return "in_force" if any(ours.chains for ours in desired.ours.values()) else "nothing_to_open"
 
+    def files(self, state: State) -> tuple[str, ...]:
+        """None: its rules are in the kernel."""
+        return ()
+
     def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
         """The rules that deny what ours, which come first, allow."""
         for key, ours in desired.ours.items():

@@ -156,6 +156,15 @@ class Rule:
         return data
 
 
+def _concise(rule: Rule) -> Rule:
+    """The rule without sides of its passage that are of other families than its own."""
+    inside, outside = (
+        tuple(side for side in sides if set(side.families) & set(rule.families))
+        for sides in (rule.passage.inside, rule.passage.outside)
+    )
+    return replace(rule, passage=replace(rule.passage, inside=inside, outside=outside))
+
+
 def _united(rules: t.Sequence[Rule]) -> Rule:
     """One rule for several of the same key."""
     ranges: dict[str, list[tuple[int, int]]] = {}
@@ -188,9 +197,9 @@ class RuleSet:
 
     @classmethod
     def of(cls, rules: t.Iterable[Rule], *, domains: DomainSet | None = None) -> RuleSet:
-        """Merge rules of the same key, drop empty ones, sort, and keep one address family in each rule's networks."""
+        """Merge rules of the same key, drop those without ports or packets, sort; one family in a rule's networks."""
         merged: dict[tuple[t.Any, ...], list[Rule]] = {}
-        for rule in (part for whole in rules for part in _split_by_family(whole)):
+        for rule in (_concise(part) for whole in rules for part in _split_by_family(whole) if part.families):
             merged.setdefault(rule.key, []).append(rule)
         built = (_united(same) for same in merged.values())
         return cls(rules=tuple(sorted(rule for rule in built if rule.needs)), domains=domains or DomainSet())
@@ -218,7 +227,7 @@ class RuleSet:
             targets = passage.targets if rule.direction == "ingress" else ()
             if targets or rule.direction == "egress":
                 rules.append(replace(rule, passage=replace(passage, targets=targets)))
-        return RuleSet.of(rules, domains=self.domains).in_families(FAMILIES)
+        return RuleSet.of(rules, domains=self.domains)
 
     def in_families(self, families: t.Collection[str]) -> RuleSet:
         """The rules that can match in one of these address families."""

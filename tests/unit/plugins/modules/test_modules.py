@@ -112,7 +112,10 @@ WRONG: list[tuple[Task, list[str] | str]] = [
     (fail("apply", rules=[RULE], sdks=["web"]), "parameters are mutually exclusive: rules|sdks"),
     (fail("apply", rules=[RULE], scope="any"), "parameters are mutually exclusive: rules|scope"),
     (fail("apply", rules=["x"]), "Elements value for option 'rules' is of type str"),
-    (fail("apply", sdks=["web"], backend="ufw"), "value of backend must be one of: auto, iptables, nftables, got: ufw"),
+    (
+        fail("apply", sdks=["web"], backend="pf"),
+        "value of backend must be one of: auto, firewalld, ufw, iptables, nftables, got: pf",
+    ),
     (
         fail("apply", sdks=["web"], backend="iptables"),
         "backend iptables is not installed on this host; installed: nftables",

@@ -98,32 +98,41 @@ def test_none_installed(host: NetnsHost) -> None:
     with pytest.raises(BackendError) as error:
         choose(host, "auto", rule_set("web"))
     assert str(error.value) == (
-        "no firewall was found on this host; looked for nft (package nftables), iptables-save and iptables-restore "
-        "(package iptables). Install one of them"
+        "no firewall was found on this host; looked for firewalld, ufw, nft (package nftables), iptables-save and "
+        "iptables-restore (package iptables). Install one of them"
     )
+
+
+UFW_CHAINS = "*filter\n:ufw-user-input -\n:ufw-user-output -\n:ufw-user-forward -\nCOMMIT\n"
+UFW_IN_FORCE = "ufw is active (ENABLED=yes in /etc/ufw/ufw.conf, its chains are live)"
 
 
 @pytest.mark.parametrize("configured", ["ENABLED=yes\n", 'LOGLEVEL=low\nENABLED="yes"\n', "ENABLED='yes'"])
 def test_ufw_is_in_force(host: NetnsHost, configured: str) -> None:
     host.put("/etc/ufw/ufw.conf", configured)
     host.stand_in("ufw", "exit 1")
+    host.sh("iptables-restore --noflush", stdin=UFW_CHAINS)
     NFTABLES.close(host)
-    with pytest.raises(
-        BackendError, match=r"^ufw is in force on this host, .* Disable ufw, or name a backend to overrule"
-    ):
-        choose(host, "auto", rule_set("web"))
+    backend, why = choose(host, "auto", rule_set("web"))
+    assert (backend.name, why) == ("ufw", UFW_IN_FORCE)
     assert choose(host, "nftables", rule_set("web"))[1] == "asked for"
 
 
-@pytest.mark.parametrize("configured", ["ENABLED=no\n", "#ENABLED=yes\n", ""])
-def test_ufw_is_not_in_force(host: NetnsHost, configured: str) -> None:
+@pytest.mark.parametrize(
+    ("configured", "chains"), [("ENABLED=no\n", True), ("#ENABLED=yes\n", True), ("", True), ("ENABLED=yes\n", False)]
+)
+def test_ufw_is_not_in_force(host: NetnsHost, configured: str, chains: bool) -> None:
     host.put("/etc/ufw/ufw.conf", configured)
     host.stand_in("ufw", "exit 1")
+    if chains:
+        host.sh("iptables-restore --noflush", stdin=UFW_CHAINS)
+    NFTABLES.close(host)
     assert choose(host, "auto", rule_set("web"))[0].name == "nftables"
 
 
 def test_the_rest_of_a_removed_ufw(host: NetnsHost) -> None:
     host.put("/etc/ufw/ufw.conf", "ENABLED=yes\n")
+    host.sh("iptables-restore --noflush", stdin=UFW_CHAINS)
     host.hidden.add("ufw")
     assert choose(host, "auto", rule_set("web"))[0].name == "nftables"
 
@@ -131,13 +140,15 @@ def test_the_rest_of_a_removed_ufw(host: NetnsHost) -> None:
 @pytest.mark.parametrize("ufw", [True, False])
 def test_firewalld_is_in_force(host: NetnsHost, ufw: bool) -> None:
     host.systemd(active="firewalld.service")
+    host.stand_in("firewall-offline-cmd", "exit 1")
     host.put("/etc/ufw/ufw.conf", f"ENABLED={'yes' if ufw else 'no'}\n")
-    with pytest.raises(
-        BackendError, match=r"^firewalld is in force on this host, .* Disable firewalld, or name a backend"
-    ):
-        choose(host, "auto", rule_set("web"))
+    host.sh("iptables-restore --noflush", stdin=UFW_CHAINS)
+    backend, why = choose(host, "auto", rule_set("web"))
+    assert (backend.name, why) == ("firewalld", "firewalld is in force on this host")
 
 
 def test_firewalld_is_not_in_force(host: NetnsHost) -> None:
     host.systemd(active="another.service")
+    host.stand_in("firewall-offline-cmd", "exit 1")
+    host.put("/usr/lib/firewalld/policies/.keep", "")
     assert choose(host, "auto", rule_set("web"))[0].name == "nftables"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import look, prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
-from ansible_collections.openagora.firewall.plugins.module_utils._backends.iptables import Iptables, _options
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.iptables import Iptables
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.saveformat import options_of
 from ansible_collections.openagora.firewall.plugins.module_utils._host.local import StepError
 from netns import IPTABLES, LEGACY, Firewall, NetnsHost, rule_set
 
@@ -63,9 +64,9 @@ RULES: list[tuple[str, dict[str, str]]] = [
 def test_options_are_read_from_what_the_commands_save(host: NetnsHost, firewall: Firewall) -> None:
     firewall.close(host)
     host.sh("""iptables -N theirs; iptables -N "it's"; iptables -N 'a"b'""")
-    host.sh("\n".join(f"iptables -A INPUT {rule}" for rule, _options in RULES))
+    host.sh("\n".join(f"iptables -A INPUT {rule}" for rule, _found in RULES))
     saved = [line for line in host.sh("iptables-save -t filter").splitlines() if line.startswith("-A INPUT")]
-    found = [_options(line[len("-A INPUT") :]) for line in saved]
+    found = [options_of(line[len("-A INPUT") :]) for line in saved]
     assert found == [expected for _rule, expected in RULES]
 
 

@@ -1,0 +1,30 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backend contract, on the hosts of this scenario's group."""
+
+from contract.firewalld import TestErrors, TestIdiom, TestStopped
+from contract.suite import (
+    TestBoot,
+    TestChanges,
+    TestDrift,
+    TestGateway,
+    TestInstruments,
+    TestPackets,
+    TestReturnTraffic,
+    TestUndo,
+)
+
+__all__ = [
+    "TestBoot",
+    "TestChanges",
+    "TestDrift",
+    "TestErrors",
+    "TestGateway",
+    "TestIdiom",
+    "TestInstruments",
+    "TestPackets",
+    "TestReturnTraffic",
+    "TestStopped",
+    "TestUndo",
+]

@@ -1,0 +1,795 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""firewalld: a service for each SDK and direction, and policies of ours that allow them, as files of our own.
+
+A host has `openagora-out` (HOST to ANY) and `openagora-in` (the active zones to HOST), a gateway `openagora-gw-out` and
+`openagora-gw-in` between the zones of its two sides. Return traffic needs no rule: firewalld accepts what belongs to
+established connections, and related ICMP errors, before it looks at zones and policies (0.9 at input and forward only,
+because it has nothing at output that could drop but policies of the operator's own).
+
+Policies and services come into being with a reload only; which services a policy allows can change without one. So the
+services of all SDKs stand there from the first run on, those that were not asked for with the ports of the default
+revision.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import json
+import re
+import typing as t
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
+
+from .._catalog import CATALOG
+from .._compile import Request, compile_request
+from .._model.messages import Notice
+from .._model.ports import PortSet
+from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
+from .contract import Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile
+
+if t.TYPE_CHECKING:
+    from .contract import Action, Host
+
+__all__ = ["Firewalld"]
+
+_ETC = "/etc/firewalld"
+_LIB = "/usr/lib/firewalld"
+_CONF = f"{_ETC}/firewalld.conf"
+_BUS = "org.fedoraproject.FirewallD1"
+_OBJECT = "/org/fedoraproject/FirewallD1"
+_UNIT = "firewalld.service"
+
+_PREFIX = "openagora-"
+_OURS = "Written by the Ansible collection openagora.firewall"
+_SERVICE = re.compile(r"openagora-(?P<sdk>[a-z][a-z0-9_]*)(?P<ingress>-in)?(?:-[0-9]+)?\Z")
+# At most 18 characters: nftables' chains are named after policies.
+_POLICY = re.compile(r"openagora-(?P<gateway>gw-)?(?P<way>out|in)[0-9]*\Z")
+_SIDES = re.compile(r"Inside: (.*)\. Outside: (.*)\. ")
+_ANYWHERE = "anywhere"
+# Zones of firewalld's own that stand for: nothing comes in.
+_SHUT = ("block", "drop")
+
+# What is known of firewalld's rich rules: those that `Entry.rule` makes.
+_RICH = re.compile(
+    r'rule family="(?:ipv4|ipv6)"'
+    r'(?: source address="(?P<source>[^"]*)")?(?: destination address="(?P<destination>[^"]*)")?'
+    r' service name="(?P<service>[^"]*)" accept\Z'
+)
+
+# Says what speaks against new files and a reload, in firewalld's own words and Python, and changes nothing: whether
+# the configuration is valid with them (a private copy is checked), and in what the running firewall differs from the
+# files otherwise. Its input is {running, files: {path below /etc/firewalld: text, or null when it goes}}.
+_SCRIPT = r"""
+import json, os, shutil, subprocess, sys, tempfile
+
+def flat(value):
+    if isinstance(value, (list, tuple)):
+        return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
+    return [] if value in (False, "", None) else [str(value)]
+
+def managed():
+    try:
+        from firewall.core import fw_nm
+        return set(fw_nm.nm_get_interfaces()) if fw_nm.nm_is_imported() else set()
+    except Exception:
+        return set()
+
+def differences():
+    from firewall.client import FirewallClient
+    client = FirewallClient()
+    client.setExceptionHandler(lambda error: (_ for _ in ()).throw(error))
+    config = client.config()
+    # NetworkManager tells firewalld about its interfaces again after a reload.
+    elsewhere = managed()
+
+    def compare(name, live, stored):
+        for key in sorted(set(live) | set(stored)):
+            if key in ("version", "short", "description"):
+                continue
+            one, other = (set(flat(side.get(key))) for side in (live, stored))
+            if key == "interfaces":
+                one, other = one - elsewhere, other - elsewhere
+            for verb, items in (("loses", one - other), ("gains", other - one)):
+                if items:
+                    yield "{0} {1} {2} {3}".format(name, verb, key.replace("_", " "), ", ".join(sorted(items)))
+
+    def each(kind, live, stored, settings, path):
+        for name in sorted(set(live) | set(stored)):
+            if name.startswith("openagora-"):
+                continue
+            if name not in stored:
+                yield "{0} {1} is lost".format(kind, name)
+            elif name not in live:
+                yield "{0} {1} becomes active".format(kind, name)
+            else:
+                for line in compare("{0} {1}".format(kind, name), settings(name), path(name)):
+                    yield line
+
+    def ipset(found):
+        options = found.getOptions()
+        return {"type": found.getType(), "options": sorted(options.items()),
+                "entries": [] if "timeout" in options else found.getEntries()}
+
+    yield from each("zone", client.getZones(), config.getZoneNames(),
+                    lambda name: client.getZoneSettings(name).getSettingsDict(),
+                    lambda name: config.getZoneByName(name).getSettings().getSettingsDict())
+    yield from each("policy", client.getPolicies(), config.getPolicyNames(),
+                    lambda name: client.getPolicySettings(name).getSettingsDict(),
+                    lambda name: config.getPolicyByName(name).getSettings().getSettingsDict())
+    yield from each("ipset", client.getIPSets(), config.getIPSetNames(),
+                    lambda name: ipset(client.getIPSetSettings(name)),
+                    lambda name: ipset(config.getIPSetByName(name).getSettings()))
+    direct = config.direct().getSettings()
+    yield from compare("the direct configuration",
+                       {"rules": client.getAllRules(), "chains": client.getAllChains(),
+                        "passthroughs": client.getAllPassthroughs()},
+                       {"rules": direct.getAllRules(), "chains": direct.getAllChains(),
+                        "passthroughs": direct.getAllPassthroughs()})
+
+job = json.load(sys.stdin)
+folder = tempfile.mkdtemp(prefix="openagora-")
+try:
+    copy = os.path.join(folder, "firewalld")
+    shutil.copytree("/etc/firewalld", copy)
+    for path, text in job["files"].items():
+        path = os.path.join(copy, path)
+        if text is not None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(text)
+        elif os.path.exists(path):
+            os.unlink(path)
+    check = subprocess.Popen(["firewall-offline-cmd", "--system-config", copy, "--check-config"],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    found = list(differences()) if job["running"] else []
+    said = check.communicate()[0].strip().replace(copy, "/etc/firewalld")
+    print(json.dumps({"invalid": said if check.returncode else "", "differences": found}))
+finally:
+    shutil.rmtree(folder)
+"""
+
+# What a service opens, by protocol.
+Ports = dict[str, PortSet]
+
+
+@dataclass(frozen=True)
+class Zone:
+    """What belongs to a zone by name."""
+
+    interfaces: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A service that a policy allows, from one network to one network (empty: anywhere)."""
+
+    service: str
+    source: str = ""
+    destination: str = ""
+
+    @property
+    def family(self) -> str:
+        """The address family of the networks, empty without them."""
+        named = self.source or self.destination
+        return family_of(named) if named else ""
+
+    def rule(self) -> str:
+        """The rich rule as firewalld writes it."""
+        words = [f'rule family="{self.family}"']
+        words += [f'source address="{self.source}"'] if self.source else []
+        words += [f'destination address="{self.destination}"'] if self.destination else []
+        return " ".join([*words, f'service name="{self.service}" accept'])
+
+    def xml(self) -> str:
+        """The element in the policy's file."""
+        if not self.family:
+            return f'  <service name="{self.service}"/>\n'
+        lines = [f'  <rule family="{self.family}">']
+        lines += [f'    <source address="{self.source}"/>'] if self.source else []
+        lines += [f'    <destination address="{self.destination}"/>'] if self.destination else []
+        return "\n".join([*lines, f'    <service name="{self.service}"/>', "    <accept/>", "  </rule>", ""])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy. `rest` names what it holds that policies of ours do not."""
+
+    name: str
+    description: str
+    ingress: tuple[str, ...]
+    egress: tuple[str, ...]
+    entries: tuple[Entry, ...] = ()
+    target: str = "CONTINUE"
+    priority: int = -100
+    rest: tuple[str, ...] = ()
+
+    @property
+    def frame(self) -> Policy:
+        """The policy without what can change at run time."""
+        return replace(self, entries=())
+
+    def text(self) -> str:
+        """The policy's file."""
+        zones = [f"  <ingress-zone name={quoteattr(zone)}/>\n" for zone in self.ingress]
+        zones += [f"  <egress-zone name={quoteattr(zone)}/>\n" for zone in self.egress]
+        return (
+            f'<?xml version="1.0" encoding="utf-8"?>\n<policy target="{self.target}" priority="{self.priority}">\n'
+            f"  <short>Agora SDKs</short>\n  <description>{escape(self.description)}</description>\n"
+            f"{''.join(zones)}{''.join(entry.xml() for entry in self.entries)}</policy>\n"
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Policies and services of ours: as files say, as the running firewall has them, or as they have to be."""
+
+    policies: dict[str, Policy]
+    services: dict[str, Ports]
+
+
+@dataclass(frozen=True)
+class State:
+    """What firewalld says about itself, the zones, and ours. `live` is None while firewalld does not run."""
+
+    live: Config | None
+    # Files with a name of ours, whoever wrote them.
+    files: dict[str, str]
+    zones: dict[str, Zone]
+    default: str
+    # The host's interfaces: those that no zone names belong to the default zone.
+    interfaces: tuple[str, ...]
+    # What speaks against these files and a reload (see `_object`). It looks at the host, which takes half a second, so
+    # it is asked only when something is to be written; it changes nothing.
+    objections: t.Callable[[dict[str, str | None], bool], tuple[str, list[str]]]
+
+    def zone_of(self, interface: str) -> str:
+        """The zone that an interface belongs to."""
+        return next((name for name, zone in self.zones.items() if interface in zone.interfaces), self.default)
+
+    def holds(self, zone: str) -> set[str]:
+        """Interfaces and sources that belong to a zone, also because it is the default one."""
+        found = {*self.zones[zone].interfaces, *self.zones[zone].sources}
+        return found | {name for name in self.interfaces if self.zone_of(name) == zone}
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What has to be there, in files and in words, and whether that takes a reload."""
+
+    files: dict[str, str]
+    config: Config
+    reload: bool
+
+
+def _systemctl(host: Host) -> bool:
+    # In the words of detect.py: it is asked once for a plan.
+    return host.run(["systemctl", "is-active", "--quiet", _UNIT]).code == 0
+
+
+def _argv(interface: str, member: str, *arguments: str) -> tuple[str, ...]:
+    """A call over D-Bus: firewall-cmd does the same, and takes 40 times as long to start."""
+    call = ("busctl", "--json=short", "--auto-start=no", "--timeout=120", "call", _BUS, _OBJECT)
+    return (*call, f"{_BUS}{interface}", member, *arguments)
+
+
+def _ask(host: Host, interface: str, member: str, *arguments: str) -> t.Any:
+    outcome = host.run(_argv(interface, member, *arguments))
+    if outcome.code != 0:
+        raise BackendError(f"firewalld does not answer to {member}: {outcome.err.strip() or outcome.out.strip()}")
+    return json.loads(outcome.out)["data"][0]
+
+
+def _xml(text: str) -> ElementTree.Element:
+    # Files that root wrote for firewalld, which reads them no other way.
+    return ElementTree.fromstring(text)  # noqa: S314
+
+
+def _zone_from_xml(text: str) -> Zone:
+    """What a zone's file says; a source inside a rich rule is no child of the zone."""
+    root = _xml(text)
+    return Zone(
+        tuple(found.get("name", "") for found in root.findall("interface")),
+        tuple(found.get("address") or f"ipset:{found.get('ipset')}" for found in root.findall("source")),
+    )
+
+
+def _read_zones(host: Host) -> tuple[dict[str, Zone], str]:
+    """Zones and the default zone as the files say."""
+    listed = host.run(["find", f"{_LIB}/zones", f"{_ETC}/zones", "-maxdepth", "1", "-name", "*.xml"]).out.split("\n")
+    zones: dict[str, Zone] = {}
+    # What stands in /etc replaces what the package brings.
+    for path in sorted(filter(None, listed), reverse=True):
+        try:
+            zones[path.rpartition("/")[2][: -len(".xml")]] = _zone_from_xml(host.read(path) or "")
+        except ElementTree.ParseError as error:
+            raise BackendError(f"{path} is not valid XML ({error}); put it right, then run again") from error
+    found = re.search(r"^DefaultZone=(\S+)", host.read(_CONF) or "", re.MULTILINE)
+    return zones, found[1] if found else "public"
+
+
+def _ports(pairs: t.Iterable[tuple[str, str]]) -> Ports:
+    """firewalld's pairs of port text and protocol; what is not of our kind counts as nothing."""
+    found: Ports = {}
+    for text, protocol in pairs:
+        if re.match(r"[0-9]+(-[0-9]+)?\Z", text):
+            found[protocol] = found.get(protocol, PortSet()) | PortSet.parse(text)
+    return found
+
+
+def _entry(rule: str) -> Entry | None:
+    found = _RICH.match(rule)
+    return Entry(found["service"], found["source"] or "", found["destination"] or "") if found else None
+
+
+def _live_policy(name: str, settings: dict[str, t.Any]) -> Policy:
+    values = {key: value["data"] for key, value in settings.items()}
+    rules = values.get("rich_rules", [])
+    entries = [_entry(rule) for rule in rules]
+    known = ("short", "description", "target", "priority", "ingress_zones", "egress_zones", "services", "rich_rules")
+    rest = [key for key, value in values.items() if value and key not in (*known, "version")]
+    rest += [rule for rule, entry in zip(rules, entries) if entry is None]
+    return Policy(
+        name=name,
+        description=values.get("description", ""),
+        ingress=tuple(sorted(values.get("ingress_zones", []))),
+        egress=tuple(sorted(values.get("egress_zones", []))),
+        entries=tuple(sorted([*map(Entry, values.get("services", [])), *filter(None, entries)])),
+        target=values.get("target", ""),
+        priority=values.get("priority", 0),
+        rest=tuple(sorted(rest)),
+    )
+
+
+def _live_ports(settings: dict[str, t.Any]) -> Ports:
+    """The ports of a service; none when it also says something else, because then it is not as we wrote it."""
+    values = {key: value["data"] for key, value in settings.items()}
+    plain = all(key in ("version", "short", "description", "ports") or not value for key, value in values.items())
+    return _ports(values.get("ports", [])) if plain else {}
+
+
+def _read_live(host: Host, names: t.Iterable[str]) -> Config:
+    """Ours as the running firewall has it. Services cannot be listed by prefix: they are asked for by name."""
+    listed = [name for name in _ask(host, ".policy", "getPolicies") if _POLICY.match(name)]
+    policies = {name: _live_policy(name, _ask(host, ".policy", "getPolicySettings", "s", name)) for name in listed}
+    policies = {name: policy for name, policy in policies.items() if _OURS in policy.description}
+    used = {entry.service for policy in policies.values() for entry in policy.entries}
+    services = {}
+    for name in sorted({*names, *used}):
+        outcome = host.run(_argv("", "getServiceSettings2", "s", name))
+        if outcome.code == 0:
+            services[name] = _live_ports(json.loads(outcome.out)["data"][0])
+        elif "INVALID_SERVICE" not in outcome.err:
+            raise BackendError(f"firewalld does not tell about service {name}: {outcome.err.strip()}")
+    return Config(policies, services)
+
+
+def _stored(files: dict[str, str]) -> Config:
+    """Ours as the files say; a file that cannot be read opens nothing."""
+    config = Config({}, {})
+    for path, text in files.items():
+        folder, name = path[: -len(".xml")].split("/")[-2:]
+        try:
+            root = _xml(text)
+        except ElementTree.ParseError:
+            continue
+        if folder == "services":
+            plain = all(child.tag in ("short", "description", "port") for child in root)
+            pairs = ((port.get("port", ""), port.get("protocol", "")) for port in root.iter("port"))
+            config.services[name] = _ports(pairs) if plain else {}
+            continue
+        entries = [Entry(child.get("name", "")) for child in root if child.tag == "service"]
+        for rule in root.iter("rule"):
+            named = {child.tag: child for child in rule}
+            source, destination = (
+                named[side].get("address", "") if side in named else "" for side in ("source", "destination")
+            )
+            if {"service", "accept"} <= set(named) <= {"source", "destination", "service", "accept"}:
+                entries.append(Entry(named["service"].get("name", ""), source, destination))
+        config.policies[name] = Policy(
+            name=name,
+            description=root.findtext("description", ""),
+            ingress=tuple(sorted(child.get("name", "") for child in root.iter("ingress-zone"))),
+            egress=tuple(sorted(child.get("name", "") for child in root.iter("egress-zone"))),
+            entries=tuple(sorted(entries)),
+            target=root.get("target", ""),
+            priority=int(root.get("priority", "0")),
+        )
+    return config
+
+
+def _object(host: Host, python: tuple[str, ...], files: dict[str, str | None], running: bool) -> tuple[str, list[str]]:
+    """What is invalid once these files are there, and what a reload changes that is not ours."""
+    below = {path[len(_ETC) + 1 :]: text for path, text in files.items()}
+    outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps({"running": running, "files": below}))
+    if outcome.code != 0:
+        raise BackendError(f"firewalld's configuration cannot be checked: {outcome.err.strip()}")
+    found = json.loads(outcome.out)
+    return found["invalid"], found["differences"]
+
+
+def _service_text(sdk: str, direction: str, ports: Ports) -> str:
+    title = CATALOG[sdk].title if sdk in CATALOG else f"Agora {sdk}"
+    if direction == "egress":
+        what = f"Ports that {title} reaches at Agora (outgoing)"
+    else:
+        what = f"Ports on which {title} receives from Agora (incoming)"
+    lines = "".join(
+        f'  <port protocol="{protocol}" port="{text}"/>\n'
+        for protocol in sorted(ports)
+        for text in ports[protocol].texts()
+    )
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<service>\n'
+        f"  <short>{escape(title)}{', incoming' if direction == 'ingress' else ''}</short>\n"
+        f"  <description>{escape(what)}. {_OURS}.</description>\n{lines}</service>\n"
+    )
+
+
+# To what the ports of one service go: passage, networks, direction and SDK.
+_Need = tuple[Passage, tuple[str, ...], str, str]
+
+
+def _needs(rules: RuleSet) -> dict[_Need, Ports]:
+    needs: dict[_Need, Ports] = {}
+    for rule in rules:
+        for sdk, ports in rule.needs:
+            needs.setdefault((rule.passage, rule.networks, rule.direction, sdk), {})[rule.protocol] = ports
+    return needs
+
+
+@functools.lru_cache(maxsize=1)
+def _standing() -> dict[_Need, Ports]:
+    """What all SDKs need at the default revision with default options."""
+    return _needs(compile_request(Request.of(sdks=list(CATALOG))).rules)
+
+
+def _services(needs: dict[_Need, Ports]) -> tuple[dict[_Need, str], dict[str, Ports], dict[str, str]]:
+    """The service of each need, and the ports and the file's text of each service.
+
+    An SDK has one service in a direction; more, numbered (`openagora-web-2`), only where it needs other ports for
+    other networks.
+    """
+    names: dict[_Need, str] = {}
+    made: dict[tuple[str, str], list[Ports]] = {}
+    for need in sorted(needs):
+        known = made.setdefault(need[2:], [])
+        if needs[need] not in known:
+            known.append(needs[need])
+        number = known.index(needs[need]) + 1
+        suffix = "-in" if need[2] == "ingress" else ""
+        names[need] = f"{_PREFIX}{need[3]}{suffix}{f'-{number}' if number > 1 else ''}"
+    ports = {names[need]: needs[need] for need in needs}
+    return names, ports, {name: _service_text(need[3], need[2], needs[need]) for need, name in names.items()}
+
+
+def _meet(networks: tuple[str, ...], sources: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses that are in both, for rules; no networks are all addresses, and then one empty text."""
+    if not networks or not sources:
+        return networks or sources or ("",)
+    found = []
+    for one in map(ipaddress.ip_network, networks):
+        for other in map(ipaddress.ip_network, sources):
+            if one.version == other.version and one.overlaps(other):
+                found.append(str(one if one.prefixlen >= other.prefixlen else other))
+    return normalise_networks(found)
+
+
+def _sources(sides: tuple[Side, ...]) -> tuple[str, ...]:
+    return normalise_networks(side.name for side in sides if side.kind == "source")
+
+
+def _side_zones(sides: tuple[Side, ...], state: State, which: str, problems: list[str]) -> tuple[str, ...]:
+    """The zones of one side of a gateway; ANY for sources, which rich rules tell apart, and for anywhere."""
+    if not sides:
+        return ("ANY",)
+    kinds = {side.kind for side in sides}
+    if "source" in kinds:
+        if len(kinds) > 1:
+            problems.append(f"{which} names sources and {'/'.join(sorted(kinds - {'source'}))}s; name one kind only")
+        return ("ANY",)
+    whole = {side.name for side in sides if side.kind == "zone"}
+    problems += [f"{which}: zone {name} is not one of {', '.join(state.zones)}" for name in whole - state.zones.keys()]
+    interfaces = {side.name for side in sides if side.kind == "interface"}
+    zones = {state.zone_of(name) for name in interfaces}
+    for zone in sorted(zones - whole):
+        strangers = state.holds(zone) - interfaces
+        if strangers:
+            problems.append(
+                f"{which}: the zone of {', '.join(sorted(interfaces & state.holds(zone)))}, {zone}, also holds "
+                f"{', '.join(sorted(strangers))}; name the zone if all of it is meant, or give the interface a zone of "
+                "its own (firewall-cmd --permanent --zone=ZONE --change-interface=INTERFACE, the same without "
+                "--permanent)"
+            )
+    return tuple(sorted(zones | whole))
+
+
+def _gateway(passage: Passage, number: int, state: State, problems: list[str]) -> tuple[Policy, Policy]:
+    """The policies outwards and inwards of one way through a gateway, without what they allow."""
+    inside = _side_zones(passage.inside, state, "inside", problems)
+    outside = _side_zones(passage.outside, state, "outside", problems)
+    both = (set(inside) & set(outside)) - {"ANY"}
+    if both:
+        problems.append(f"zone {', '.join(sorted(both))} is on both sides, inside and outside")
+    names = (", ".join(map(str, sides)) or _ANYWHERE for sides in (passage.inside, passage.outside))
+    sides = "Inside: {}. Outside: {}. ".format(*names)
+    reach = f"Ports that Agora SDKs on machines behind this gateway reach at Agora. {sides}{_OURS}."
+    receive = f"Ports on which Agora SDKs on machines behind this gateway receive from Agora. {sides}{_OURS}."
+    end = str(number) if number > 1 else ""
+    return (
+        Policy(f"{_PREFIX}gw-out{end}", reach, inside, outside),
+        Policy(f"{_PREFIX}gw-in{end}", receive, outside, inside),
+    )
+
+
+def _host(state: State) -> tuple[Policy, Policy]:
+    """The two policies of a host that runs the SDKs, without what they allow."""
+    active = {state.default, *(name for name, zone in state.zones.items() if zone.interfaces or zone.sources)}
+    return (
+        Policy(f"{_PREFIX}out", f"Ports that Agora SDKs on this host reach at Agora. {_OURS}.", ("HOST",), ("ANY",)),
+        Policy(
+            f"{_PREFIX}in",
+            f"Ports on which Agora SDKs on this host receive from Agora. {_OURS}.",
+            tuple(sorted(active - set(_SHUT))),
+            ("HOST",),
+        ),
+    )
+
+
+def _policies(names: dict[_Need, str], state: State) -> dict[str, Policy]:
+    """The policies that allow the services. Both ways stand there, so that either can change without a reload."""
+    problems: list[str] = []
+    passages = sorted({replace(need[0], targets=()) for need in names})
+    frames = {}
+    for passage in passages:
+        # A host, whose passage is empty, is sorted first.
+        number = passages.index(passage) + (0 if passages[0] == Passage() else 1)
+        frames[passage] = _gateway(passage, number, state, problems) if passage.inside else _host(state)
+    entries: dict[str, set[Entry]] = {policy.name: set() for pair in frames.values() for policy in pair}
+    for (passage, networks, direction, _sdk), service in names.items():
+        policy = frames[replace(passage, targets=())][direction == "ingress"]
+        if not policy.ingress:
+            shut = ", ".join(sorted(set(_SHUT) & ({state.default} | state.zones.keys())))
+            problems.append(
+                f"{service} has to come in, but all active zones are firewalld's {shut}, which let nothing in; "
+                "put the interface into another zone"
+            )
+            continue
+        near, far = _meet(passage.targets, _sources(passage.inside)), _meet(networks, _sources(passage.outside))
+        for one in near:
+            for other in far:
+                if not one or not other or family_of(one) == family_of(other):
+                    ends = (other, one) if direction == "ingress" else (one, other)
+                    entries[policy.name].add(Entry(service, *ends))
+    if problems:
+        raise BackendError("; ".join(dict.fromkeys(problems)))
+    found = (policy for pair in frames.values() for policy in pair if policy.ingress)
+    return {policy.name: replace(policy, entries=tuple(sorted(entries[policy.name]))) for policy in found}
+
+
+def _passage(policy: Policy) -> Passage:
+    """The sides that a policy's description tells."""
+    found = _SIDES.search(policy.description)
+    inside, outside = (
+        tuple(Side(kind, name) for kind, _space, name in (word.partition(" ") for word in text.split(", ")) if name)
+        for text in (found.groups() if found else ("", ""))
+    )
+    return Passage(inside, outside)
+
+
+def _accepts_of(config: Config, *, gateway: bool) -> tuple[Accept, ...]:
+    """What policies of ours let through, on the host or through the gateway: the reverse of `_policies`."""
+    held: set[Accept] = set()
+    for policy in config.policies.values():
+        kind = _POLICY.match(policy.name)
+        in_order = policy.target == "CONTINUE" and policy.ingress and policy.egress
+        if not (kind and in_order and bool(kind["gateway"]) == gateway):
+            continue
+        direction = "egress" if kind["way"] == "out" else "ingress"
+        passage = _passage(policy) if gateway else Passage()
+        for service in {entry.service for entry in policy.entries}:
+            name = _SERVICE.match(service)
+            if not name or bool(name["ingress"]) != (direction == "ingress"):
+                continue
+            for family in FAMILIES:
+                entries = [
+                    entry for entry in policy.entries if entry.service == service and entry.family in ("", family)
+                ]
+                sources = normalise_networks({entry.source for entry in entries if entry.source})
+                destinations = normalise_networks({entry.destination for entry in entries if entry.destination})
+                near, far = (destinations, sources) if direction == "ingress" else (sources, destinations)
+                outside = tuple(text for text in _sources(passage.outside) if family_of(text) == family)
+                way = replace(passage, targets=near if direction == "ingress" else ())
+                networks = () if far == outside else far
+                for protocol, ports in config.services.get(service, {}).items() if entries else ():
+                    held.add(Accept("open", direction, protocol, name["sdk"], networks, ports, way))
+    return tuple(sorted(held))
+
+
+def _set_settings(policy: Policy, entries: t.Iterable[Entry]) -> Command:
+    """Let a policy of the running firewall allow exactly this."""
+    plain = sorted(entry.service for entry in entries if not entry.family)
+    rich = sorted(entry.rule() for entry in entries if entry.family)
+    lists = ("services", "as", str(len(plain)), *plain, "rich_rules", "as", str(len(rich)), *rich)
+    return Command(_argv(".policy", "setPolicySettings", "sa{sv}", policy.name, "2", *lists))
+
+
+def _transition(policy: Policy, before: tuple[Entry, ...], after: tuple[Entry, ...]) -> tuple[Command, ...]:
+    """firewalld takes away before it adds: what stays needed under another name must not be closed in between."""
+    stages = [{*before, *after}, set(after)] if set(before) - set(after) and set(after) - set(before) else [set(after)]
+    return tuple(_set_settings(policy, stage) for stage in stages)
+
+
+class Firewalld:
+    """firewalld from 0.9 on, which brought policies; running, or stopped with its files only."""
+
+    name = "firewalld"
+
+    def available(self, host: Host) -> bool:
+        """Whether firewalld is installed."""
+        return host.which("firewall-offline-cmd") is not None
+
+    def in_force(self, host: Host) -> str:
+        """That it runs."""
+        return "firewalld is in force on this host" if _systemctl(host) else ""
+
+    def read(self, host: Host) -> State:
+        """Our files, and while firewalld runs its zones and ours in it. Raises BackendError in panic mode."""
+        if not host.exists(f"{_LIB}/policies"):
+            raise BackendError("this firewalld has no policies, which came with version 0.9; use a newer one")
+        folders = (f"{_ETC}/services", f"{_ETC}/policies")
+        listed = host.run(["find", *folders, "-maxdepth", "1", "-name", f"{_PREFIX}*.xml"]).out.split("\n")
+        files = {path: host.read(path) or "" for path in sorted(filter(None, listed))}
+        live = None
+        if _systemctl(host):
+            state = host.run(["busctl", "--auto-start=no", "get-property", _BUS, _OBJECT, _BUS, "state"])
+            if state.out.strip() != 's "RUNNING"':
+                said = state.err.strip() or state.out.strip()
+                raise BackendError(
+                    f"firewalld is not in running state ({said}); see journalctl -u firewalld, put it right with "
+                    "firewall-cmd --reload or systemctl restart firewalld, then run again"
+                )
+            if _ask(host, "", "queryPanicMode"):
+                raise BackendError("firewalld is in panic mode; end it (firewall-cmd --panic-off), then run again")
+            default = _ask(host, "", "getDefaultZone")
+            active = _ask(host, ".zone", "getActiveZones")
+            zones = {
+                name: Zone(*(tuple(active.get(name, {}).get(key, ())) for key in ("interfaces", "sources")))
+                for name in sorted(_ask(host, ".zone", "getZones"))
+            }
+            names = (path[: -len(".xml")].rpartition("/")[2] for path in files if "/services/" in path)
+            live = _read_live(host, names)
+        else:
+            zones, default = _read_zones(host)
+        # firewalld is written in Python: the interpreter that runs it has its packages.
+        first = (host.read(host.which("firewall-offline-cmd") or "") or "").partition("\n")[0]
+        python = (first[2:].split() or ["/usr/bin/python3"])[:1] if first.startswith("#!") else ["/usr/bin/python3"]
+        found = re.findall(r"^\s*([^\s:]+):", host.read("/proc/net/dev") or "", re.MULTILINE)
+        return State(
+            live=live,
+            files=files,
+            zones=zones,
+            default=default,
+            interfaces=tuple(name for name in found if name != "lo"),
+            objections=functools.partial(_object, host, tuple(python)),
+        )
+
+    def render(self, rules: RuleSet, state: State) -> Desired:
+        """Files, policies and services. Raises BackendError where a name is taken or a reload would do harm."""
+        names, ports, texts = _services(_needs(rules))
+        policies = _policies(names, state)
+        files: dict[str, str] = {}
+        if rules.rules:
+            standing = _services(_standing())[2]
+            files.update({f"{_ETC}/services/{name}.xml": text for name, text in {**standing, **texts}.items()})
+            files.update({f"{_ETC}/policies/{name}.xml": policy.text() for name, policy in policies.items()})
+            for path, text in state.files.items():
+                if _OURS not in text:
+                    raise BackendError(
+                        f"{path} carries a name of ours but was not written by this collection; rename it, reload "
+                        "firewalld, then run again"
+                    )
+        mine = {path: text for path, text in state.files.items() if _OURS in text}
+        reload = False
+        if state.live:
+            live = state.live
+            frames, wanted = ({name: p.frame for name, p in found.items()} for found in (live.policies, policies))
+            unlike = any(live.services.get(name) != need for name, need in ports.items())
+            gone = not rules.rules and any(f"{_ETC}/services/{name}.xml" in mine for name in live.services)
+            reload = frames != wanted or unlike or gone
+        if reload or mine != files:
+            invalid, differences = state.objections({**dict.fromkeys(mine), **files}, reload)
+            if invalid:
+                raise BackendError(
+                    f"firewalld refuses the configuration with our files in it: {invalid}; see "
+                    "firewall-offline-cmd --check-config, put it right, then run again"
+                )
+            if differences:
+                raise BackendError(
+                    "firewalld has to be reloaded for this, which would change more than ours: "
+                    f"{'; '.join(differences)}. To keep what is in force: firewall-cmd --runtime-to-permanent. To take "
+                    "what is written: firewall-cmd --reload. Then run again"
+                )
+        return Desired(files, Config(policies, ports), reload)
+
+    def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
+        """One step: the files, and then a reload, or what the policies allow in the running firewall."""
+        do: list[Action] = []
+        undo: list[Action] = []
+        paths = []
+        mine = {path: text for path, text in state.files.items() if _OURS in text}
+        for path in sorted({*mine, *desired.files}):
+            before, after = mine.get(path), desired.files.get(path)
+            if before != after:
+                paths.append(path)
+                do.append(RemoveFile(path) if after is None else WriteFile(path, after))
+                undo.append(RemoveFile(path) if before is None else WriteFile(path, before))
+        how = []
+        if desired.reload:
+            reload = Command(_argv("", "reload"))
+            do.append(reload)
+            undo.append(reload)
+            how.append("reload")
+        elif state.live:
+            for name, policy in desired.config.policies.items():
+                before_entries = state.live.policies[name].entries
+                if before_entries != policy.entries:
+                    do += _transition(policy, before_entries, policy.entries)
+                    undo += _transition(policy, policy.entries, before_entries)
+                    how.append(f"policy {name} at run time")
+        if not do:
+            return ()
+        used = sorted({entry.service for policy in desired.config.policies.values() for entry in policy.entries})
+        what = f"services {', '.join(used)}" if used else "our services and policies go"
+        where = [*paths, *how]
+        return (Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo)),)
+
+    def boot_script(self, state: State, desired: Desired) -> str | None:
+        """None: firewalld loads its files before the network is up."""
+        return None
+
+    def places(self, state: State) -> tuple[Place, ...]:
+        """The files and the running firewall, each for the host and for the gateway: what is open has to be in both.
+
+        A place holds both ways, because firewalld lets return traffic through for all of its rules.
+        """
+        mine = {path: text for path, text in state.files.items() if _OURS in text}
+        configs = [(f"the files in {_ETC}", _stored(mine))]
+        configs += [("the running firewalld", state.live)] if state.live else []
+        return tuple(
+            Place(name, path, FAMILIES, _accepts_of(config, gateway=path != "output"))
+            for name, config in configs
+            for path in ("output", "forward_out")
+        )
+
+    def effective(self, state: State, desired: Desired) -> str:
+        """`stored` while firewalld does not run."""
+        return "in_force" if state.live else "stored"
+
+    def files(self, state: State) -> tuple[str, ...]:
+        """Services and policies."""
+        return tuple(path for path, text in state.files.items() if _OURS in text)
+
+    def in_the_way(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """The running firewalld, whose zones let nothing in and nothing through that no rule allows."""
+        stops = any(rule.direction == "ingress" or rule.passage.inside for rule in rules)
+        return (f"firewalld (zone {state.default})",) if state.live and stops else ()
+
+    def out_of_reach(self, state: State, rules: RuleSet) -> tuple[str, ...]:
+        """None that can be told: a foreign policy may come before ours on purpose."""
+        return ()
+
+    def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
+        """What keeps the rules from working."""
+        if desired.files and not state.live:
+            text = "firewalld does not run, the rules are stored but not in force; systemctl start firewalld"
+            yield Notice("firewalld_inactive", _UNIT, text)
+        comes_in = desired.config.policies.get(f"{_PREFIX}in")
+        shut = [name for name in _SHUT if name in state.zones and state.holds(name)]
+        if comes_in and comes_in.entries and shut:
+            text = f"ports for ingress stay closed in zone {', '.join(shut)}, which stands for letting nothing in"
+            yield Notice("zones_stay_shut", ", ".join(shut), text)

@@ -1,0 +1,345 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The firewalld backend's decisions, on a host that is files and the answers of firewalld 1.3.3 over D-Bus.
+
+What firewalld makes of the files, and packets, are the scenario's subject.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._backends import firewalld
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import (
+    BackendError,
+    Command,
+    Outcome,
+    Step,
+    WriteFile,
+    live_rules,
+)
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.firewalld import Config, Firewalld
+from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, parse_rules
+
+GOLDEN = Path(__file__).parent / "firewalld" / "golden"
+FIREWALLD = Firewalld()
+NETWORKS = ["192.0.2.0/24", "198.51.100.1/32", "2001:db8::/32"]
+LAN, WAN = Side("interface", "eth1"), Side("interface", "eth0")
+TARGETS = ("10.0.0.7/32", "fd00::7/128")
+THROUGH = Passage((LAN,), (WAN,), TARGETS)
+BY_SOURCE = Passage(
+    (Side("source", "10.0.0.0/8"), Side("source", "fd00::/8")), (Side("source", "192.0.2.0/25"),), TARGETS
+)
+
+
+def rules_of(*sdks: str, networks: t.Sequence[str] = (), passage: Passage | None = None, **options: t.Any) -> RuleSet:
+    rules = compile_request(Request.of(sdks=list(sdks), **options)).rules.ingress_from(networks)
+    return rules if passage is None else rules.placed(["host", "gateway"], passage)
+
+
+class FakeHost:
+    """Files, and a firewalld that loads them at a reload and takes policy settings at run time."""
+
+    def __init__(self) -> None:
+        self.files = {"/proc/net/dev": "    lo: 0\n  eth0: 0\n  eth1: 0\n", "/usr/lib/firewalld/policies": ""}
+        self.files["/etc/firewalld/zones/lan.xml"] = '<zone><interface name="eth1"/></zone>'
+        self.files["/etc/firewalld/zones/drop.xml"] = '<zone><rule><source address="10.9.9.9"/><drop/></rule></zone>'
+        self.files["/usr/lib/firewalld/zones/public.xml"] = "<zone/>"
+        self.running = True
+        self.answers: dict[str, t.Any] = {
+            "queryPanicMode": False,
+            "getDefaultZone": "public",
+            "getActiveZones": {"lan": {"interfaces": ["eth1"]}, "drop": {"sources": ["10.9.0.0/16"]}},
+            "getZones": ["drop", "lan", "public"],
+        }
+        self.state = 's "RUNNING"'
+        self.objections: dict[str, t.Any] = {"invalid": "", "differences": []}
+        self.asked: list[dict[str, t.Any]] = []
+        self.live = Config({}, {})
+
+    def which(self, name: str) -> str | None:
+        return None
+
+    def read(self, path: str) -> str | None:
+        return self.files.get(path)
+
+    def exists(self, path: str) -> bool:
+        return path in self.files
+
+    def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
+        if argv[0] == "systemctl":
+            return Outcome(0 if self.running else 3, "", "")
+        if argv[0] == "find":
+            tops = tuple(f"{word}/" for word in argv[1:] if word.startswith("/"))
+            prefix = argv[-1].partition("*")[0]
+            found = [path for path in self.files if path.startswith(tops) and path.split("/")[-1].startswith(prefix)]
+            return Outcome(0, "".join(f"{path}\n" for path in found), "")
+        if argv[0] != "busctl":
+            self.asked.append(json.loads(stdin or ""))
+            return Outcome(0, json.dumps(self.objections), "")
+        if "get-property" in argv:
+            return Outcome(0, f"{self.state}\n", "")
+        member, *arguments = argv[argv.index("call") + 4 :]
+        if member == "getServiceSettings2" and arguments[1] not in self.live.services:
+            return Outcome(1, "", f"Call failed: INVALID_SERVICE: {arguments[1]}")
+        return Outcome(0, json.dumps({"data": [self.answer(member, arguments)]}), "")
+
+    def answer(self, member: str, arguments: list[str]) -> t.Any:
+        if member == "reload":
+            self.live = firewalld._stored(self.ours())
+        elif member == "getPolicies":
+            return ["allow-host-ipv6", *self.live.policies]
+        elif member == "getPolicySettings":
+            policy = self.live.policies[arguments[1]]
+            values = {
+                "description": policy.description,
+                "target": policy.target,
+                "priority": policy.priority,
+                "masquerade": False,
+                "ingress_zones": list(policy.ingress),
+                "egress_zones": list(policy.egress),
+                "services": [entry.service for entry in policy.entries if not entry.family],
+                "rich_rules": [entry.rule() for entry in policy.entries if entry.family],
+                **{key: [["1", "tcp"]] for key in policy.rest},
+            }
+            return {key: {"data": value} for key, value in values.items()}
+        elif member == "getServiceSettings2":
+            ports = self.live.services[arguments[1]]
+            return {"ports": {"data": [[text, name] for name in ports for text in ports[name].texts()]}}
+        elif member == "setPolicySettings":
+            name, rest = arguments[1], arguments[3:]
+            count = int(rest[2])
+            entries = [*map(firewalld.Entry, rest[3 : 3 + count]), *map(firewalld._entry, rest[6 + count :])]
+            policy = replace(self.live.policies[name], entries=tuple(sorted(entry for entry in entries if entry)))
+            self.live.policies[name] = policy
+        return self.answers.get(member)
+
+    def ours(self) -> dict[str, str]:
+        return {path: text for path, text in self.files.items() if "/openagora-" in path}
+
+    def carry_out(self, steps: t.Iterable[Step], way: str = "do") -> None:
+        for action in (action for step in steps for action in getattr(step, way)):
+            if isinstance(action, Command):
+                assert self.run(action.argv).code == 0
+            elif isinstance(action, WriteFile):
+                self.files[action.path] = action.text
+            else:
+                self.files.pop(action.path, None)
+
+    def plan(self, rules: RuleSet) -> tuple[Step, ...]:
+        state = FIREWALLD.read(self)
+        return FIREWALLD.plan(state, FIREWALLD.render(rules, state))
+
+    def apply(self, rules: RuleSet) -> str:
+        """Carry out the plan; the members that it called over D-Bus."""
+        steps = self.plan(rules)
+        self.carry_out(steps)
+        return " ".join(action.argv[8] for step in steps for action in step.do if isinstance(action, Command))
+
+    def rules(self) -> RuleSet:
+        return live_rules(FIREWALLD.places(FIREWALLD.read(self)))
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+REQUESTS = [
+    rules_of("web"),
+    rules_of("web", "recording", networks=NETWORKS),
+    rules_of("web", "recording", passage=THROUGH),
+    rules_of("recording", networks=NETWORKS, passage=THROUGH),
+    rules_of("recording", passage=BY_SOURCE),
+    rules_of("web", passage=replace(THROUGH, inside=(Side("zone", "lan"),), outside=(), targets=())),
+    parse_rules(
+        [
+            {"direction": "egress", "protocol": "tcp", "scope": "any", "ports": ["80"], "sdks": {"rtm_native": ["80"]}},
+            {
+                "direction": "egress",
+                "protocol": "tcp",
+                "scope": "networks",
+                "networks": ["192.0.2.0/24"],
+                "ports": ["81"],
+                "sdks": {"rtm_native": ["81"]},
+            },
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("rules", REQUESTS)
+def test_applied_is_live_and_nothing_is_left_to_do(host: FakeHost, rules: RuleSet, running: bool) -> None:
+    host.running = running
+    before = dict(host.files)
+    steps = host.plan(rules)
+    host.carry_out(steps)
+    assert host.rules().rules == replace(rules).in_families(("ipv4", "ipv6")).rules
+    assert not host.plan(rules)
+    host.carry_out(reversed(steps), "undo")
+    assert host.files == before
+    assert host.live == Config({}, {})
+    host.apply(rules)
+    host.apply(RuleSet())
+    assert host.files == before
+    assert host.live == Config({}, {})
+    assert not host.plan(RuleSet())
+
+
+@pytest.mark.parametrize(
+    "name", ["services/openagora-recording-in", "policies/openagora-in", "policies/openagora-gw-in"]
+)
+def test_files(host: FakeHost, name: str) -> None:
+    host.apply(rules_of("web", "recording", networks=NETWORKS, passage=THROUGH))
+    expected = (GOLDEN / f"{name.split('/')[1]}.xml").read_text(encoding="utf-8")
+    assert host.files[f"/etc/firewalld/{name}.xml"] == expected
+
+
+def test_names_are_short_enough(host: FakeHost) -> None:
+    host.apply(rules_of("web", "recording", passage=THROUGH))
+    assert sorted(host.live.policies) == ["openagora-gw-in", "openagora-gw-out", "openagora-in", "openagora-out"]
+    assert all(len(name) <= 18 for name in host.live.policies)
+
+
+def test_only_ports_and_zones_take_a_reload(host: FakeHost) -> None:
+    assert host.apply(rules_of("web")) == "reload"
+    assert host.apply(rules_of("native", "recording")) == " ".join(["setPolicySettings"] * 3)
+    assert host.apply(rules_of("recording", networks=NETWORKS)) == " ".join(["setPolicySettings"] * 3)
+    assert host.apply(rules_of("recording", recording_port_ranges=["50000-50100"])) == "reload"
+    host.answers["getActiveZones"]["dmz"] = {"interfaces": ["eth2"]}
+    host.answers["getZones"].append("dmz")
+    assert host.apply(rules_of("recording", recording_port_ranges=["50000-50100"])) == "reload"
+    assert host.live.policies["openagora-in"].ingress == ("dmz", "lan", "public")
+
+
+def test_what_stays_is_not_closed_in_between(host: FakeHost) -> None:
+    host.apply(rules_of("web"))
+    calls = [action for step in host.plan(rules_of("native")) for action in step.do if isinstance(action, Command)]
+    assert [[word for word in call.argv if word.startswith("openagora-")] for call in calls] == [
+        ["openagora-out", "openagora-native", "openagora-web"],
+        ["openagora-out", "openagora-native"],
+    ]
+
+
+def test_the_check_sees_the_files_and_goes_before_them(host: FakeHost) -> None:
+    host.objections = {"invalid": "", "differences": ["zone public loses ports 7 tcp"]}
+    with pytest.raises(BackendError, match=r"zone public loses ports 7 tcp\. .*--runtime-to-permanent.*--reload"):
+        host.plan(rules_of("web"))
+    assert host.asked[0]["running"] is True
+    assert "services/openagora-web.xml" in host.asked[0]["files"]
+    host.objections = {"invalid": "INVALID_ZONE: x", "differences": []}
+    with pytest.raises(BackendError, match="INVALID_ZONE: x"):
+        host.plan(rules_of("web"))
+    assert not host.ours()
+    host.objections["invalid"] = ""
+    host.apply(rules_of("web"))
+    host.asked.clear()
+    host.plan(rules_of("web"))
+    assert not host.asked
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "calls"),
+    [
+        ("services/openagora-web.xml", '"443"', '"444"', ""),
+        ("services/openagora-web.xml", "<service>", "<serv", ""),
+        ("policies/openagora-out.xml", "CONTINUE", "DROP", ""),
+    ],
+)
+def test_files_edited(host: FakeHost, path: str, old: str, new: str, calls: str) -> None:
+    rules = rules_of("web")
+    host.apply(rules)
+    path = f"/etc/firewalld/{path}"
+    right = host.files[path]
+    for reloaded in (False, True):
+        host.files[path] = right.replace(old, new)
+        if reloaded:
+            host.answer("reload", [])
+        assert host.rules().rules != rules.rules
+        assert host.apply(rules) == ("reload" if reloaded else calls)
+        assert host.files[path] == right
+        assert host.rules().rules == rules.rules
+
+
+@pytest.mark.parametrize(
+    ("change", "calls"),
+    [({"entries": ()}, "setPolicySettings"), ({"rest": ("ports",)}, "reload"), ({"priority": 7}, "reload")],
+)
+def test_policy_changed_at_run_time(host: FakeHost, change: dict[str, t.Any], calls: str) -> None:
+    rules = rules_of("web")
+    host.apply(rules)
+    host.live.policies["openagora-out"] = replace(host.live.policies["openagora-out"], **change)
+    assert host.apply(rules) == calls
+    assert not host.plan(rules)
+
+
+def test_shut_zones_stay_shut(host: FakeHost) -> None:
+    host.apply(rules_of("recording"))
+    assert host.live.policies["openagora-in"].ingress == ("lan", "public")
+    state = FIREWALLD.read(host)
+    codes = [notice.code for notice in FIREWALLD.notices(state, FIREWALLD.render(rules_of("recording"), state))]
+    assert codes == ["zones_stay_shut"]
+    host.answers.update(getDefaultZone="drop", getActiveZones={})
+    with pytest.raises(BackendError, match="all active zones are firewalld's drop"):
+        host.plan(rules_of("recording"))
+    assert host.plan(rules_of("web"))
+
+
+@pytest.mark.parametrize(
+    ("passage", "message"),
+    [
+        (Passage((Side("zone", "nowhere"),)), r"inside: zone nowhere is not one of drop, lan, public"),
+        (Passage((LAN, Side("source", "10.0.0.0/8"))), r"inside names sources and interfaces; name one kind only"),
+        (Passage((LAN,), (Side("zone", "lan"),)), r"zone lan is on both sides"),
+        (Passage((WAN,)), r"inside: the zone of eth0, public, also holds 192\.0\.2\.0/24, eth3"),
+    ],
+)
+def test_sides_that_cannot_be(host: FakeHost, passage: Passage, message: str) -> None:
+    host.files["/proc/net/dev"] += "  eth3: 0\n"
+    host.answers["getActiveZones"]["public"] = {"sources": ["192.0.2.0/24"]}
+    with pytest.raises(BackendError, match=message):
+        host.plan(rules_of("web", passage=passage))
+
+
+def test_targets_that_are_not_inside_get_nothing(host: FakeHost) -> None:
+    host.apply(rules_of("recording", passage=replace(BY_SOURCE, targets=("172.16.0.1/32",))))
+    assert not host.live.policies["openagora-gw-in"].entries
+    assert host.live.policies["openagora-gw-out"].entries
+
+
+def test_foreign_names(host: FakeHost) -> None:
+    host.files["/etc/firewalld/services/openagora-web.xml"] = "<service/>"
+    with pytest.raises(BackendError, match=r"services/openagora-web\.xml carries a name of ours"):
+        host.plan(rules_of("native"))
+    assert not host.plan(RuleSet())
+
+
+def test_firewalld_that_cannot_be_used(host: FakeHost) -> None:
+    host.answers["queryPanicMode"] = True
+    with pytest.raises(BackendError, match="--panic-off"):
+        host.plan(rules_of("web"))
+    host.state = 's "FAILED"'
+    with pytest.raises(BackendError, match=re.escape('not in running state (s "FAILED")')):
+        host.plan(rules_of("web"))
+    del host.files["/usr/lib/firewalld/policies"]
+    with pytest.raises(BackendError, match=r"version 0\.9"):
+        host.plan(rules_of("web"))
+
+
+def test_stopped(host: FakeHost) -> None:
+    host.running = False
+    state = FIREWALLD.read(host)
+    assert (state.zone_of("eth1"), state.zone_of("eth0")) == ("lan", "public")
+    assert not state.holds("drop")
+    desired = FIREWALLD.render(rules_of("web"), state)
+    assert FIREWALLD.effective(state, desired) == "stored"
+    assert [notice.code for notice in FIREWALLD.notices(state, desired)] == ["firewalld_inactive"]
+    assert not [action for step in FIREWALLD.plan(state, desired) for action in step.do if isinstance(action, Command)]
