@@ -285,8 +285,7 @@ def _ask(host: Host, interface: str, member: str, *arguments: str) -> t.Any:
 
 
 def _xml(text: str) -> ElementTree.Element:
-    # Files that root wrote for firewalld, which reads them no other way.
-    return ElementTree.fromstring(text)  # noqa: S314
+    return ElementTree.fromstring(text)  # noqa: S314  # root's own files, and firewalld reads them no other way
 
 
 def _zone_from_xml(text: str) -> Zone:

@@ -53,6 +53,9 @@ REQUESTS = {
     "slots": rule_set("native", extra_ports=HUNDRED_RANGES),
     "gateway": rule_set().placed(["gateway"], INTERFACES),
     "host-and-gateway": rule_set(ingress_from=NETWORKS).placed(["host", "gateway"], ALL_SIDES),
+    "ipv4-networks-through-all-sides": RuleSet.of(
+        [Rule("egress", "tcp", "networks", ("192.0.2.0/24",), needs=(("web", PortSet.of(443)),))]
+    ).placed(["gateway"], ALL_SIDES),
     "ipv4-gateway": rule_set("recording").placed(["gateway"], IPV4_SIDES),
     "ipv4-gateway-and-host": rule_set("recording").placed(["gateway", "host"], IPV4_SIDES),
 }
@@ -705,6 +708,12 @@ FOREIGN = {
         "iptables -N openagora-x; iptables -A openagora-x -p tcp --dport 9 -j ACCEPT; iptables -A INPUT -j openagora-x",
         r"chain openagora.x in table .*filter carries a name of ours but holds no rule of ours",
     ),
+    "a-chain-of-our-own-name-that-others-lead-to": (
+        "add chain inet filter openagora_output; add rule inet filter openagora_output tcp dport 9 accept; "
+        "add rule inet filter input tcp dport 9 jump openagora_output",
+        "iptables -N openagora-output; iptables -A openagora-output -j ACCEPT; iptables -A INPUT -j openagora-output",
+        r"chain openagora.output in table .*filter carries a name of ours but holds no rule of ours",
+    ),
     "a-comment-that-begins-alike": (
         'add chain inet filter openagora_x; add rule inet filter openagora_x accept comment "openagoraphobia"',
         "iptables -N openagora-x; iptables -A openagora-x -m comment --comment openagoraphobia -j ACCEPT",
@@ -716,7 +725,7 @@ FOREIGN = {
         r"chain openagora.x in table .*filter carries a name of ours but holds no rule of ours",
     ),
     "a-set-of-ports": (
-        "add set inet filter openagora_ports { type inet_service; elements = { 22, 25 }; }",
+        "add set inet filter openagora_ports { type inet_service; flags interval; elements = { 22, 25 }; }",
         None,
         "set openagora_ports in table inet filter carries a name of ours but is no set of ports of ours",
     ),
