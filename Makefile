@@ -10,8 +10,8 @@ ARGS ?=# open-agora, unit, sanity, scenario, benchmark: further arguments of the
 NAME ?= nftables# scenario: which one
 
 VENV := .venv
-SCENARIOS := iptables nftables ufw firewalld
-SUITES := bookworm trixie bookworm-ufw trixie-ufw
+SCENARIOS := iptables nftables ufw firewalld bullseye
+SUITES := bullseye bookworm trixie bullseye-ufw bookworm-ufw trixie-ufw
 STAGES := lint unit sanity docs package demo images $(addprefix scenario-,$(SCENARIOS))
 
 # What Debian calls the commands that a sandbox is made of, and what the tools of `make test` need.
@@ -76,7 +76,7 @@ images: $(addprefix image-,$(SUITES)) ## Make the images of the test hosts
 image-%: system-dev
 	$(SUDO) $(PYTHON) tests/images/build $*
 
-scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw or firewalld
+scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld or bullseye
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
 	$(SUDO) env PATH="$(PATH)" molecule test --scenario-name $* $(ARGS)

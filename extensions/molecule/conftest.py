@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
 from contract.document import SDKS
 from contract.lab import Machine, Target, inventory
-from contract.profiles import PROFILES
+from contract.profiles import PROFILES, Profile
 
 LISTED = inventory()
 LANE = "test_host_lane"
@@ -25,6 +25,11 @@ def machine_variables(name: str) -> dict[str, object]:
     """A host's variables in the inventory."""
     variables: dict[str, object] = LISTED["_meta"]["hostvars"][name]
     return variables
+
+
+def profile_of(name: str) -> Profile:
+    """What is special to the backend of a host under test."""
+    return PROFILES[str(machine_variables(name)["test_host_firewall"])]
 
 
 class ByLane(LoadScopeScheduling):
@@ -41,29 +46,36 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: t.Any) -> ByLane:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of a scenario runs on each host of the group that has the scenario's name, and with its profile."""
-    scenario = pathlib.Path(metafunc.module.__file__).parents[1].name
+    """A test runs on each host of the group that has the scenario's name, and with the profile of its firewall.
+
+    A module test_BACKEND is for the hosts of that backend alone.
+    """
+    module = pathlib.Path(metafunc.module.__file__)
+    hosts = [
+        host
+        for host in LISTED[module.parents[1].name]["hosts"]
+        if module.stem in ("test_contract", f"test_{profile_of(host).name}")
+    ]
     if "target" in metafunc.fixturenames:
-        hosts = LISTED[scenario]["hosts"]
-        metafunc.parametrize("target", [(scenario, name) for name in hosts], indirect=True, ids=hosts, scope="session")
+        metafunc.parametrize("target", hosts, indirect=True, scope="session")
     if "breakage" in metafunc.fixturenames:
-        breakages = PROFILES[scenario].breakages
+        breakages = profile_of(hosts[0]).breakages
         metafunc.parametrize("breakage", breakages, ids=[breakage.name for breakage in breakages])
     if "verb" in metafunc.fixturenames:
-        metafunc.parametrize("verb", PROFILES[scenario].reloads)
+        metafunc.parametrize("verb", profile_of(hosts[0]).reloads)
 
 
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Target:
     """A host under test."""
-    scenario, name = request.param
+    name = request.param
     variables = machine_variables(name)
     far, inside = (
         Machine(name, machine_variables(name)) for name in (f"far{variables[LANE]}", f"inside{variables[LANE]}")
     )
     # Its kernel tells every sender about a closed port, not one in a second.
     far.run("sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
-    return Target(name, variables, far=far, inside=inside, profile=PROFILES[scenario])
+    return Target(name, variables, far=far, inside=inside, profile=profile_of(name))
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class TestStopped:
         result = target.apply("web", "recording", backend="firewalld")
         assert result["effective"] == "stored"
         assert target.apply("web", "recording", backend="firewalld")["changed"] is False
-        assert target.shell.run("systemctl is-active firewalld").stdout.strip() == "inactive"
+        assert target.attempt("systemctl is-active firewalld").stdout.strip() == "inactive"
         target.run("systemctl start firewalld")
         target.assert_open("web", "recording")
         assert target.apply("web", "recording")["changed"] is False

@@ -25,7 +25,8 @@ UNIT = "openagora-firewall.service"
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 SCRIPT_PATH = "/etc/openagora/firewall/boot"
 
-# Who loads a host's own iptables or nftables rules at boot: Debian's and Red Hat's services.
+# Who loads a host's own iptables or nftables rules at boot: Debian's and Red Hat's services. Of two that cannot stand
+# side by side the first is taken.
 LOADERS = ("netfilter-persistent.service", "iptables.service", "ip6tables.service", "nftables.service")
 
 _OURS = "Written by the Ansible collection openagora.firewall"
@@ -65,7 +66,7 @@ def read(host: Host) -> Boot:
             raise BackendError(f"{path} was not written by this collection; move it away, then run again")
     if not (host.exists("/run/systemd/system") and host.which("systemctl")):
         return Boot(False, script_text, unit_text)
-    wanted = "--property=Id,LoadState,ActiveState,UnitFileState,DefaultDependencies"
+    wanted = "--property=Id,LoadState,ActiveState,UnitFileState,DefaultDependencies,Conflicts"
     outcome = host.run(["systemctl", "show", wanted, UNIT, *LOADERS])
     if outcome.code != 0:
         raise BackendError(f"systemctl show failed: {outcome.err.strip()}")
@@ -75,15 +76,37 @@ def read(host: Host) -> Boot:
         if unit.get("LoadState") == "loaded":
             units[unit["Id"]] = unit
     ours = units.pop(UNIT, {})
+    loaders = _together(units)
     return Boot(
         True,
         script_text,
         unit_text,
-        loaders=tuple(sorted(units)),
-        early=all(unit["DefaultDependencies"] == "no" for unit in units.values()),
+        loaders=loaders,
+        early=all(units[name]["DefaultDependencies"] == "no" for name in loaders),
         enabled=ours.get("UnitFileState") == "enabled",
         active=ours.get("ActiveState") == "active",
     )
+
+
+def _together(units: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """The loaders that can run side by side, those in use before others.
+
+    Debian 11's netfilter-persistent.service stops iptables.service, which is the same under an older name; a unit that
+    is part of both could not be restarted with the one, because it has to stop with the other.
+    """
+    chosen: list[str] = []
+    for name in sorted(units, key=lambda name: (not _in_use(units[name]), LOADERS.index(name))):
+        if not any(other in _stops(units[name]) or name in _stops(units[other]) for other in chosen):
+            chosen.append(name)
+    return tuple(sorted(chosen))
+
+
+def _stops(unit: dict[str, str]) -> list[str]:
+    return unit["Conflicts"].split()
+
+
+def _in_use(unit: dict[str, str]) -> bool:
+    return unit["ActiveState"] == "active" or unit["UnitFileState"] == "enabled"
 
 
 def _unit(boot: Boot) -> str:

@@ -13,6 +13,7 @@ from contract.suite import (
     TestReturnTraffic,
     TestUndo,
 )
+from contract.ufw import TestIdiom
 
 __all__ = [
     "TestBoot",
@@ -20,6 +21,7 @@ __all__ = [
     "TestDrift",
     "TestErrors",
     "TestGateway",
+    "TestIdiom",
     "TestPackets",
     "TestReturnTraffic",
     "TestUndo",

@@ -25,7 +25,7 @@ SCRIPT = script("echo hello\n")
 def shown(unit: str, **properties: str) -> str:
     """What `systemctl show` prints about a unit."""
     values = {"Id": unit, "LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled"}
-    values = {**values, "DefaultDependencies": "no", **properties}
+    values = {**values, "DefaultDependencies": "no", "Conflicts": "shutdown.target", **properties}
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
@@ -60,6 +60,24 @@ def test_read_units(host: NetnsHost) -> None:
     )
     found = boot.read(host)
     assert found == Boot(True, None, None, loaders=("netfilter-persistent.service", "nftables.service"))
+
+
+@pytest.mark.parametrize(
+    ("used", "loaders"),
+    [
+        ("netfilter-persistent.service", ("netfilter-persistent.service",)),
+        ("iptables.service", ("ip6tables.service", "iptables.service")),
+        ("", ("netfilter-persistent.service",)),
+    ],
+)
+def test_loaders_that_stop_each_other(host: NetnsHost, used: str, loaders: tuple[str, ...]) -> None:
+    """Debian 11: netfilter-persistent.service conflicts with the other two, which are the same by an older name."""
+    units = {"netfilter-persistent.service": "shutdown.target ip6tables.service iptables.service"}
+    units |= dict.fromkeys(("iptables.service", "ip6tables.service"), "shutdown.target")
+    idle = {"ActiveState": "inactive", "UnitFileState": "disabled"}
+    blocks = [shown(name, Conflicts=stops, **({} if name == used else idle)) for name, stops in units.items()]
+    host.systemd(show="\n".join(blocks))
+    assert boot.read(host).loaders == loaders
 
 
 @pytest.mark.parametrize("dependencies", ["yes", "no"])

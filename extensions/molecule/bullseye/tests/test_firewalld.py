@@ -1,0 +1,28 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backend contract with firewalld, as Debian 11 has it."""
+
+from contract.firewalld import TestErrors, TestIdiom, TestStopped
+from contract.suite import (
+    TestBoot,
+    TestChanges,
+    TestDrift,
+    TestGateway,
+    TestPackets,
+    TestReturnTraffic,
+    TestUndo,
+)
+
+__all__ = [
+    "TestBoot",
+    "TestChanges",
+    "TestDrift",
+    "TestErrors",
+    "TestGateway",
+    "TestIdiom",
+    "TestPackets",
+    "TestReturnTraffic",
+    "TestStopped",
+    "TestUndo",
+]

@@ -1,0 +1,28 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backend contract with ufw, as Debian 11 has it."""
+
+from contract.suite import (
+    TestBoot,
+    TestChanges,
+    TestDrift,
+    TestErrors,
+    TestGateway,
+    TestPackets,
+    TestReturnTraffic,
+    TestUndo,
+)
+from contract.ufw import TestIdiom
+
+__all__ = [
+    "TestBoot",
+    "TestChanges",
+    "TestDrift",
+    "TestErrors",
+    "TestGateway",
+    "TestIdiom",
+    "TestPackets",
+    "TestReturnTraffic",
+    "TestUndo",
+]
