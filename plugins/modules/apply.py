@@ -137,6 +137,15 @@ backend:
       description: Why it is the one.
       type: str
       sample: nftables table inet filter chain output stops what is needed
+rules:
+  description:
+    - All rules that the host holds after this (in check mode would hold), in the form of
+      RV(openagora.firewall.rules#module:rules).
+    - Those of a gateway have C(placement=gateway), C(inside), C(outside) and C(recording_targets) besides.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{direction: egress, protocol: udp, scope: any, ports: ["3478"], sdks: {web: ["3478"]}}]
 added:
   description: Rule entries for the ports that are newly open.
   returned: success
@@ -269,6 +278,7 @@ def main() -> None:
     plan = prepared.plan
     result = {
         "changed": bool(plan.steps),
+        "rules": plan.after.data(),
         "added": newly_open(plan.before, plan.after),
         "removed": newly_open(plan.after, plan.before),
         "diff": {"prepared": plan.text()},

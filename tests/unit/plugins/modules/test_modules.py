@@ -190,10 +190,10 @@ def test_a_host_from_nothing_to_nothing(host: NetnsHost) -> None:
 
     assert listing["stdout"].strip() == before.strip()
     assert check["changed"]
-    assert check["added"] == rules.data()
+    assert check["rules"] == check["added"] == rules.data()
     assert check["removed"] == []
     assert "+ ingress udp 4000-4030 (recording) from 192.0.2.0/24" in check["diff"]["prepared"]
-    for key in ("changed", "added", "removed", "diff", "backend", "effective", "notices"):
+    for key in ("changed", "rules", "added", "removed", "diff", "backend", "effective", "notices"):
         assert first[key] == check[key]
     assert first["backend"] == {
         "name": "nftables",
@@ -211,13 +211,14 @@ def test_a_host_from_nothing_to_nothing(host: NetnsHost) -> None:
 
     assert fewer["changed"]
     assert fewer["added"] == []
+    assert fewer["rules"] == rule_set("web").data()
     assert "- ingress udp 4000-4030 (recording) from 192.0.2.0/24" in fewer["diff"]["prepared"]
     assert going["changed"]
     assert going["removed"] == gone["removed"] == rule_set("web").data()
     assert going["diff"] == gone["diff"]
     assert "backend" not in gone
     assert not again["changed"]
-    assert (left["rules"], left["files"]) == ([], [])
+    assert (gone["rules"], left["rules"], left["files"]) == ([], [], [])
     assert host.listing() == before
 
     assert "differences" not in catalog
