@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The backend contract as tests of a host; a scenario's test module imports the classes."""
+"""The backend contract as tests of a host."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ if t.TYPE_CHECKING:
     from .lab import Machine, Ports, Target
     from .profiles import Breakage
 
+# What every backend has to pass.
 __all__ = [
     "TestBoot",
     "TestChanges",
     "TestDrift",
     "TestErrors",
     "TestGateway",
-    "TestInstruments",
-    "TestLegacyIptables",
     "TestPackets",
     "TestReturnTraffic",
     "TestUndo",

@@ -1,0 +1,7 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the contract asks of iptables."""
+
+from .suite import *
+from .suite import TestLegacyIptables as TestLegacyIptables
