@@ -291,7 +291,7 @@ class Target(Machine):
         task = {"openagora.firewall.apply": {"sdks": "{{ item.sdks }}"}, "loop": loop}
         play = {"hosts": self.name, "gather_facts": False, "tasks": [task]}
         result = self._result(tool("ansible-playbook", *self.inventory, "/dev/stdin", stdin=json.dumps([play])))
-        assert not result.get("failed"), result
+        assert not result.get("failed"), [item["msg"] for item in result["results"] if item.get("failed")]
         return list(result["results"])
 
     def refused(self, **options: t.Any) -> str:

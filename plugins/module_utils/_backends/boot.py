@@ -122,6 +122,8 @@ After={" ".join(["local-fs.target", *boot.loaders])}
 Before={before} shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
+# Every change of the rules restarts the unit, however many come in a row.
+StartLimitIntervalSec=0
 {follow}
 [Service]
 Type=oneshot

@@ -133,6 +133,7 @@ DIRECTIVES = {
         "Before",
         "Wants",
         "Conflicts",
+        "StartLimitIntervalSec",
         "PartOf",
         "ReloadPropagatedFrom",
     ],
