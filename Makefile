@@ -79,7 +79,7 @@ image-%: system-dev
 scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld or bullseye
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
-	$(SUDO) env PATH="$(PATH)" molecule test --scenario-name $* $(ARGS)
+	$(SUDO) env PATH="$(PATH)" TEST_HOST_GROUP=$* molecule test --scenario-name $* $(ARGS)
 
 benchmark: image-bookworm venv-dev ## Time the collection against a loop of ansible.builtin.iptables
 	python tests/benchmarks/compile.py
