@@ -153,12 +153,11 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
     after = rules.in_families({family for place in places for family in place.families} or FAMILIES)
     # Where nothing stands in the way the ports are open already.
     unhindered = [rule for rule in after if not any(place.concerns(rule) for place in places)]
+    todo = (*chosen.plan(state, desired), *boot.plan(booting, script), *gone)
+    held = RuleSet.of([*live_rules(places), *unhindered, *before, *_left_over(places, after)])
     return Prepared(
-        plan=Plan(
-            steps=(*chosen.plan(state, desired), *boot.plan(booting, script), *gone),
-            before=RuleSet.of([*live_rules(places), *unhindered, *before, *_left_over(places, after)]),
-            after=after,
-        ),
+        # Rules can be told in more than one way; where there is nothing to do they are those that are wanted.
+        plan=Plan(steps=todo, before=held if todo else after, after=after),
         backend=chosen.name,
         reason=reason,
         effective=effective,

@@ -15,7 +15,7 @@ from ._catalog import DEFAULT_REVISION
 from ._compile import DEFAULT_RECORDING_PORT_RANGES, Compiled, Request, compile_request
 from ._host.local import StepError
 from ._model.messages import Problem, RequestError
-from ._model.rules import SIDES, Passage, Side, normalise_networks
+from ._model.rules import SIDES, Passage, Side, normalise_networks, overlap
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -107,6 +107,12 @@ def read_passage(params: t.Mapping[str, t.Any]) -> Passage:
         targets = read_networks(params["recording_targets"], "recording_targets")
     except RequestError as error:
         problems += error.problems
+    sources = [side.name for side in sides["inside"] if side.kind == "source"]
+    if sources and len(sources) == len(sides["inside"]):
+        for target in targets:
+            if not any(overlap(target, source) for source in sources):
+                text = f"{target} is not inside ({', '.join(sources)}), so nothing would reach it; add it to inside"
+                problems.append(Problem("recording_targets", text))
     if problems:
         raise RequestError(problems)
     inside, outside = (tuple(sorted(set(sides[name]))) for name in ("inside", "outside"))

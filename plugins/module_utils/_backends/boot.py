@@ -25,8 +25,8 @@ UNIT = "openagora-firewall.service"
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 SCRIPT_PATH = "/etc/openagora/firewall/boot"
 
-# Who loads a host's own iptables or nftables rules at boot: Debian's and Red Hat's services. Of two that cannot stand
-# side by side the first is taken.
+# Who loads a host's own iptables or nftables rules at boot: the services of Debian, of Red Hat (iptables-services) and
+# of SUSE (nftables). Of two that cannot stand side by side the first is taken.
 LOADERS = ("netfilter-persistent.service", "iptables.service", "ip6tables.service", "nftables.service")
 
 _OURS = "Written by the Ansible collection openagora.firewall"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ __all__ = [
     "closes",
     "crossings",
     "direction_of",
+    "edits_of",
     "is_ours",
     "live_rules",
     "overridden",
@@ -117,11 +119,15 @@ Action = t.Union[Command, WriteFile, RemoveFile]
 
 @dataclass(frozen=True)
 class Step:
-    """One reversible change: `undo` brings back what was before `do`, also when `do` was carried out half."""
+    """One reversible change: `undo` brings back what was before `do`, also when `do` was carried out half.
+
+    `edits` are lines for a person: what is put right in files of ours beside what the rules say (see `edits_of`).
+    """
 
     what: str
     do: tuple[Action, ...]
     undo: tuple[Action, ...]
+    edits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ class Plan:
         if not self.steps:
             return ""
         lines = [str(change) for change in changes(self.before, self.after)]
-        lines += [f"* {step.what}" for step in self.steps]
+        for step in self.steps:
+            lines += [f"* {step.what}", *(f"  {line}" for line in step.edits)]
         return "\n".join(lines) + "\n"
 
 
@@ -161,6 +168,13 @@ class Accept:
     def comment(self) -> str:
         """The text by which a person, and `read`, tell whose accept this is."""
         return f"{MARK} {self.sdk}" if self.sdk else MARK
+
+
+def edits_of(path: str, before: str, after: str) -> tuple[str, ...]:
+    """The lines that go from and come into a file of ours, below its path; empty when the texts are the same."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    differing = tuple(line for line in lines if not line.startswith(("---", "+++", "@@")))
+    return (f"{path}:", *differing) if differing else ()
 
 
 def is_ours(comment: str) -> bool:

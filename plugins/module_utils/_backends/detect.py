@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from .contract import BackendError
@@ -25,8 +26,18 @@ BACKENDS: dict[str, Backend[t.Any, t.Any]] = {
     backend.name: backend for backend in (Firewalld(), Ufw(), Nftables(), Iptables())
 }
 
+# What an operator installs to have a backend's commands.
+_PACKAGES = {name: name for name in BACKENDS}
+_RED_HAT = {**_PACKAGES, "ufw": "ufw, from EPEL except on Fedora", "iptables": "iptables-nft"}
+
 # Those that own every rule of the host when they are active.
 _MANAGERS = ("firewalld", "ufw")
+
+
+def _packages(host: Host) -> dict[str, str]:
+    """The packages as the host's distribution names them (os-release(5))."""
+    said = re.findall(r"^ID(?:_LIKE)?=(.*)", host.read("/etc/os-release") or "", re.MULTILINE)
+    return _RED_HAT if {"rhel", "fedora"} & set(re.findall(r"[a-z]+", " ".join(said))) else _PACKAGES
 
 
 def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any], str]:
@@ -39,7 +50,8 @@ def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any]
         if name not in installed:
             found = ", ".join(installed) or "none"
             raise BackendError(
-                f"backend {name} is not installed on this host; installed: {found}. Install it, or use backend: auto"
+                f"backend {name} is not installed on this host; installed: {found}. Install it (package "
+                f"{_packages(host)[name]}), or use backend: auto"
             )
         return installed[name], "asked for"
     for backend in (installed[key] for key in _MANAGERS if key in installed):
@@ -57,5 +69,7 @@ def choose(host: Host, name: str, rules: RuleSet) -> tuple[Backend[t.Any, t.Any]
             return backend, reason
     for backend in (*others, *installed.values()):
         return backend, "nothing is in force; the first firewall that is installed"
-    commands = "firewalld, ufw, nft (package nftables), iptables-save and iptables-restore (package iptables)"
-    raise BackendError(f"no firewall was found on this host; looked for {commands}. Install one of them")
+    raise BackendError(
+        "no firewall was found on this host; looked for firewall-offline-cmd, ufw, nft, iptables-save and "
+        f"iptables-restore. Install one of these packages: {'; '.join(_packages(host).values())}"
+    )

@@ -29,7 +29,7 @@ from .._compile import Request, compile_request
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
-from .contract import Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile
+from .contract import Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of
 
 if t.TYPE_CHECKING:
     from .contract import Action, Host
@@ -49,6 +49,7 @@ _SERVICE = re.compile(r"openagora-(?P<sdk>[a-z][a-z0-9_]*)(?P<ingress>-in)?(?:-[
 # At most 18 characters: nftables' chains are named after policies.
 _POLICY = re.compile(r"openagora-(?P<gateway>gw-)?(?P<way>out|in)[0-9]*\Z")
 _SIDES = re.compile(r"Inside: (.*)\. Outside: (.*)\. ")
+_PRIORITY = -100
 _ANYWHERE = "anywhere"
 # Zones of firewalld's own that stand for: nothing comes in.
 _SHUT = ("block", "drop")
@@ -79,12 +80,18 @@ def managed():
         return set()
 
 def differences():
+    direct = "the direct configuration"
     from firewall.client import FirewallClient
     client = FirewallClient()
     client.setExceptionHandler(lambda error: (_ for _ in ()).throw(error))
     config = client.config()
-    # NetworkManager tells firewalld about its interfaces again after a reload.
+    # Who is told of a reload puts its interfaces back: NetworkManager, docker and libvirt. FlushAllOnReload=no keeps
+    # all of them, and the direct rules.
+    keeps = str(config.get_property("FlushAllOnReload")).lower() == "no"
     elsewhere = managed()
+    for zone, bound in client.getActiveZones().items():
+        if keeps or zone in ("docker", "libvirt", "libvirt-routed"):
+            elsewhere.update(bound.get("interfaces", ()))
 
     def compare(name, live, stored):
         for key in sorted(set(live) | set(stored)):
@@ -94,7 +101,7 @@ def differences():
             if key == "interfaces":
                 one, other = one - elsewhere, other - elsewhere
             for verb, items in (("loses", one - other), ("gains", other - one)):
-                if items:
+                if items and not (keeps and name == direct and verb == "loses"):
                     yield "{0} {1} {2} {3}".format(name, verb, key.replace("_", " "), ", ".join(sorted(items)))
 
     def each(kind, live, stored, settings, path):
@@ -123,12 +130,12 @@ def differences():
     yield from each("ipset", client.getIPSets(), config.getIPSetNames(),
                     lambda name: ipset(client.getIPSetSettings(name)),
                     lambda name: ipset(config.getIPSetByName(name).getSettings()))
-    direct = config.direct().getSettings()
-    yield from compare("the direct configuration",
+    stored = config.direct().getSettings()
+    yield from compare(direct,
                        {"rules": client.getAllRules(), "chains": client.getAllChains(),
                         "passthroughs": client.getAllPassthroughs()},
-                       {"rules": direct.getAllRules(), "chains": direct.getAllChains(),
-                        "passthroughs": direct.getAllPassthroughs()})
+                       {"rules": stored.getAllRules(), "chains": stored.getAllChains(),
+                        "passthroughs": stored.getAllPassthroughs()})
 
 job = json.load(sys.stdin)
 folder = tempfile.mkdtemp(prefix="openagora-")
@@ -205,13 +212,20 @@ class Policy:
     egress: tuple[str, ...]
     entries: tuple[Entry, ...] = ()
     target: str = "CONTINUE"
-    priority: int = -100
+    priority: int = _PRIORITY
     rest: tuple[str, ...] = ()
 
     @property
     def frame(self) -> Policy:
         """The policy without what can change at run time."""
         return replace(self, entries=())
+
+    def meets(self, other: Policy) -> bool:
+        """Whether some packets pass both policies; ANY is every zone and not the host itself."""
+        return all(
+            set(one) & set(two) or ("ANY" in one and set(two) - {"HOST"}) or ("ANY" in two and set(one) - {"HOST"})
+            for one, two in ((self.ingress, other.ingress), (self.egress, other.egress))
+        )
 
     def text(self) -> str:
         """The policy's file."""
@@ -243,6 +257,10 @@ class State:
     default: str
     # The host's interfaces: those that no zone names belong to the default zone.
     interfaces: tuple[str, ...]
+    # Whether this firewalld has policies, which came with version 0.9.
+    capable: bool
+    # Policies of others in the running firewall that come before ours and drop or reject.
+    ahead: tuple[Policy, ...]
     # What speaks against these files and a reload (see `_object`). It looks at the host, which takes half a second, so
     # it is asked only when something is to be written; it changes nothing.
     objections: t.Callable[[dict[str, str | None], bool], tuple[str, list[str]]]
@@ -351,11 +369,15 @@ def _live_ports(settings: dict[str, t.Any]) -> Ports:
     return _ports(values.get("ports", [])) if plain else {}
 
 
-def _read_live(host: Host, names: t.Iterable[str]) -> Config:
-    """Ours as the running firewall has it. Services cannot be listed by prefix: they are asked for by name."""
-    listed = [name for name in _ask(host, ".policy", "getPolicies") if _POLICY.match(name)]
-    policies = {name: _live_policy(name, _ask(host, ".policy", "getPolicySettings", "s", name)) for name in listed}
-    policies = {name: policy for name, policy in policies.items() if _OURS in policy.description}
+def _read_live(host: Host, names: t.Iterable[str]) -> tuple[Config, tuple[Policy, ...]]:
+    """Ours as the running firewall has it, and policies of others that close something before ours come.
+
+    Services cannot be listed by prefix: they are asked for by name.
+    """
+    listed = _ask(host, ".policy", "getPolicies")
+    found = [_live_policy(name, _ask(host, ".policy", "getPolicySettings", "s", name)) for name in sorted(listed)]
+    policies = {policy.name: policy for policy in found if _POLICY.match(policy.name) and _OURS in policy.description}
+    ahead = (policy for policy in found if policy.priority < _PRIORITY and policy.target in ("DROP", "REJECT"))
     used = {entry.service for policy in policies.values() for entry in policy.entries}
     services = {}
     for name in sorted({*names, *used}):
@@ -364,7 +386,7 @@ def _read_live(host: Host, names: t.Iterable[str]) -> Config:
             services[name] = _live_ports(json.loads(outcome.out)["data"][0])
         elif "INVALID_SERVICE" not in outcome.err:
             raise BackendError(f"firewalld does not tell about service {name}: {outcome.err.strip()}")
-    return Config(policies, services)
+    return Config(policies, services), tuple(ahead)
 
 
 def _stored(files: dict[str, str]) -> Config:
@@ -374,7 +396,8 @@ def _stored(files: dict[str, str]) -> Config:
         folder, name = path[: -len(".xml")].split("/")[-2:]
         try:
             root = _xml(text)
-        except ElementTree.ParseError:
+            priority = int(root.get("priority", "0"))
+        except (ElementTree.ParseError, ValueError):
             continue
         if folder == "services":
             plain = all(child.tag in ("short", "description", "port") for child in root)
@@ -396,9 +419,18 @@ def _stored(files: dict[str, str]) -> Config:
             egress=tuple(sorted(child.get("name", "") for child in root.iter("egress-zone"))),
             entries=tuple(sorted(entries)),
             target=root.get("target", ""),
-            priority=int(root.get("priority", "0")),
+            priority=priority,
         )
     return config
+
+
+def _as_allowed(path: str, before: str, after: str) -> str:
+    """How a file of ours has to look, allowing what it allows now: a policy with another choice of SDKs is no edit."""
+    policies, wanted = _stored({path: before}).policies, _stored({path: after}).policies
+    texts = [
+        replace(policy, entries=policies[name].entries).text() for name, policy in wanted.items() if name in policies
+    ]
+    return texts[0] if texts else after
 
 
 def _object(host: Host, python: tuple[str, ...], files: dict[str, str | None], running: bool) -> tuple[str, list[str]]:
@@ -638,12 +670,12 @@ class Firewalld:
 
     def read(self, host: Host) -> State:
         """Our files, and while firewalld runs its zones and ours in it. Raises BackendError in panic mode."""
-        if not host.exists(f"{_LIB}/policies"):
-            raise BackendError("this firewalld has no policies, which came with version 0.9; use a newer one")
         folders = (f"{_ETC}/services", f"{_ETC}/policies")
         listed = host.run(["find", *folders, "-maxdepth", "1", "-name", f"{_PREFIX}*.xml"]).out.split("\n")
         files = {path: host.read(path) or "" for path in sorted(filter(None, listed))}
         live = None
+        capable = host.exists(f"{_LIB}/policies")
+        ahead: tuple[Policy, ...] = ()
         if _systemctl(host):
             state = host.run(["busctl", "--auto-start=no", "get-property", _BUS, _OBJECT, _BUS, "state"])
             if state.out.strip() != 's "RUNNING"':
@@ -661,7 +693,7 @@ class Firewalld:
                 for name in sorted(_ask(host, ".zone", "getZones"))
             }
             names = (path[: -len(".xml")].rpartition("/")[2] for path in files if "/services/" in path)
-            live = _read_live(host, names)
+            live, ahead = _read_live(host, names) if capable else (Config({}, {}), ())
         else:
             zones, default = _read_zones(host)
         # firewalld is written in Python: the interpreter that runs it has its packages.
@@ -674,11 +706,17 @@ class Firewalld:
             zones=zones,
             default=default,
             interfaces=tuple(name for name in found if name != "lo"),
+            capable=capable,
+            ahead=ahead,
             objections=functools.partial(_object, host, tuple(python)),
         )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """Files, policies and services. Raises BackendError where a name is taken or a reload would do harm."""
+        if rules.rules and not state.capable:
+            raise BackendError(
+                "this firewalld has no policies, which came with version 0.9; use a newer one, or another backend"
+            )
         names, ports, texts = _services(_needs(rules))
         policies = _policies(names, state)
         files: dict[str, str] = {}
@@ -720,6 +758,7 @@ class Firewalld:
         do: list[Action] = []
         undo: list[Action] = []
         paths = []
+        edits: list[str] = []
         mine = {path: text for path, text in state.files.items() if _OURS in text}
         for path in sorted({*mine, *desired.files}):
             before, after = mine.get(path), desired.files.get(path)
@@ -727,6 +766,8 @@ class Firewalld:
                 paths.append(path)
                 do.append(RemoveFile(path) if after is None else WriteFile(path, after))
                 undo.append(RemoveFile(path) if before is None else WriteFile(path, before))
+                if before is not None and after is not None:
+                    edits += edits_of(path, before, _as_allowed(path, before, after))
         how = []
         if desired.reload:
             reload = Command(_argv("", "reload"))
@@ -745,7 +786,7 @@ class Firewalld:
         used = sorted({entry.service for policy in desired.config.policies.values() for entry in policy.entries})
         what = f"services {', '.join(used)}" if used else "our services and policies go"
         where = [*paths, *how]
-        return (Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo)),)
+        return (Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo), tuple(edits)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: firewalld loads its files before the network is up."""
@@ -787,6 +828,15 @@ class Firewalld:
         if desired.files and not state.live:
             text = "firewalld does not run, the rules are stored but not in force; systemctl start firewalld"
             yield Notice("firewalld_inactive", _UNIT, text)
+        used = [policy for policy in desired.config.policies.values() if policy.entries]
+        for policy in state.ahead:
+            if any(policy.meets(one) for one in used):
+                text = (
+                    f"its priority is {policy.priority}, so it comes before ours ({_PRIORITY}), and its target is "
+                    f"{policy.target}: what it does not allow itself stays closed; allow the ports there, or give it "
+                    f"a priority above {_PRIORITY}"
+                )
+                yield Notice("policy_ahead", f"firewalld policy {policy.name}", text)
         comes_in = desired.config.policies.get(f"{_PREFIX}in")
         shut = [name for name in _SHUT if name in state.zones and state.holds(name)]
         if comes_in and comes_in.entries and shut:

@@ -627,7 +627,9 @@ class Nftables:
         if not (host.exists("/run/systemd/system") and host.which("systemctl") and host.which("unshare")):
             return {}
         outcome = host.run(["systemctl", "show", "--property=UnitFileState,ExecStart", "nftables.service"])
-        command = re.search(r"argv\[\]=(\S*nft (?:[^;]*)) ;", outcome.out)
+        # Debian and Red Hat give a file (-f); SUSE gives nft's own words, which nft joins again: flush ruleset; include
+        # "/etc/nftables/rules/main.nft".
+        command = re.search(r"argv\[\]=(\S*nft .*?) ; ignore_errors=", outcome.out)
         if "UnitFileState=enabled" not in outcome.out or not command:
             return {}
         both = ["sh", "-c", '"$@" && exec nft -j list ruleset', "sh", *command.group(1).split()]

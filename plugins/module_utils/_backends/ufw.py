@@ -20,7 +20,7 @@ from .._catalog import CATALOG
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import Passage, Side
-from .contract import HOOKS, Accept, BackendError, Command, Place, Step, closes, overridden, passage_of
+from .contract import HOOKS, Accept, BackendError, Command, Place, Step, closes, edits_of, overridden, passage_of
 from .saveformat import HALVES, drops, gathered, multiport, options_of, parse, ports_of
 
 if t.TYPE_CHECKING:
@@ -33,7 +33,9 @@ _FOLDER = "/etc/ufw/applications.d"
 _PROFILES = f"{_FOLDER}/openagora"
 _CONF = "/etc/ufw/ufw.conf"
 _DEFAULTS = "/etc/default/ufw"
-_FILES = {"ipv4": "/etc/ufw/user.rules", "ipv6": "/etc/ufw/user6.rules"}
+# Where the user's rules are: ufw's own place, and that of Red Hat's family.
+_FOLDERS = ("/etc/ufw", "/var/lib/ufw")
+_FILES = {"ipv4": "user.rules", "ipv6": "user6.rules"}
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _PREFIX = {"ipv4": "ufw", "ipv6": "ufw6"}
 _ANYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
@@ -134,22 +136,23 @@ except (OSError, RuntimeError) as error:
 
 @dataclass(frozen=True)
 class Table:
-    """ufw's rules of one address family in one place: `live` in the kernel, or in a file with its text."""
+    """ufw's rules of one address family in one place: `live` in the kernel, or in a file with its path and text."""
 
     family: str
     policies: dict[str, str]
     rules: dict[str, tuple[str, ...]]
-    text: str | None = None
+    path: str = ""
+    text: str = ""
 
     @property
     def live(self) -> bool:
         """Whether these rules are the kernel's."""
-        return self.text is None
+        return not self.path
 
     @property
     def name(self) -> str:
         """How to call it to a person."""
-        return f"the live chains of {_COMMANDS[self.family]}" if self.live else _FILES[self.family]
+        return f"the live chains of {_COMMANDS[self.family]}" if self.live else self.path
 
     def chain(self, hook: str) -> str:
         """The chain that holds the user's rules of a hook."""
@@ -334,8 +337,10 @@ def _split(text: str, foreign: t.Container[str]) -> tuple[str, str, str]:
 
 
 def _read_file(host: Host, family: str) -> Table | None:
-    text = host.read(_FILES[family])
-    return None if text is None else Table(family, *parse(text), text)
+    paths = [f"{folder}/{_FILES[family]}" for folder in _FOLDERS]
+    found = next((path for path in paths if host.exists(path)), "")
+    text = host.read(found) if found else None
+    return None if text is None else Table(family, *parse(text), found, text)
 
 
 def _read_live(host: Host, family: str) -> Table | None:
@@ -519,13 +524,13 @@ def _hindered(table: Table, entries: t.Iterable[Entry], foreign: t.Container[str
 
 def _new_text(table: Table, entries: tuple[Entry, ...], foreign: t.Container[str]) -> str:
     """The file with exactly these rules of ours, first where they have to be placed."""
-    text = table.text or ""
+    text = table.text
     before, ours, after = _split(text, foreign)
     wanted = "".join(entry.block(table) for entry in entries)
     if ours == wanted and not _hindered(table, entries, foreign):
         return text
     kept = before + wanted + after
-    if not wanted or (ours and not _hindered(Table(table.family, *parse(kept), kept), entries, foreign)):
+    if not wanted or (ours and not _hindered(replace(table, rules=parse(kept)[1], text=kept), entries, foreign)):
         return kept
     head, marker, tail = (before + after).partition(_MARKER)
     if not marker:
@@ -559,6 +564,22 @@ def _transaction(table: Table, entries: tuple[Entry, ...], foreign: t.Container[
         return None
     forth, back = ("\n".join(["*filter", *lines, "COMMIT", ""]) for lines in (do, undo))
     return forth, back
+
+
+def _edits(state: State, wanted: str) -> tuple[str, ...]:
+    """What is put right in the profile file. Profiles that come and go with their rules are no edits."""
+    found = [spec for table in state.tables for hook in HOOKS for _index, spec in _ours(table, hook, state.foreign)]
+    used = {name for spec in found for name in _applications(options_of(spec).get("--comment", ""))}
+    before, after = (
+        {part[1:].partition("]")[0]: f"{part.strip()}\n" for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE)[1:]}
+        for text in (state.profiles or "", wanted)
+    )
+    kept = [
+        name
+        for name in sorted({*before, *after})
+        if (name in before) == (name in after) or (name in after) == (name in used)
+    ]
+    return edits_of(_PROFILES, *("".join(parts.get(name, "") for name in kept) for parts in (before, after)))
 
 
 class Ufw:
@@ -623,7 +644,8 @@ class Ufw:
         for family in families if texts else ():
             if family not in files:
                 raise BackendError(
-                    f"{_FILES[family]} is not there; reinstall ufw, or put the file back, then run again"
+                    f"{'/'.join((_FOLDERS[0], _FILES[family]))} is not there, nor in {_FOLDERS[1]}; reinstall ufw, or "
+                    "put the file back, then run again"
                 )
             placed = {(rule.passage, rule.networks) for rule in rules.in_families((family,))}
             wanted = (
@@ -647,7 +669,7 @@ class Ufw:
             entries = desired.entries[table.family]
             if not table.live:
                 after = _new_text(table, entries, state.foreign)
-                files.append({"path": _FILES[table.family], "before": table.text, "after": after})
+                files.append({"path": table.path, "before": table.text, "after": after})
                 continue
             texts = _transaction(table, entries, state.foreign)
             if texts:
@@ -667,7 +689,8 @@ class Ufw:
         argv = (*state.python, "-I", "-S", "-c", _SCRIPT)
         jobs = (json.dumps(job) for job in ({"files": files, "restores": restores}, back))
         do, undo = ((Command(argv, job),) for job in jobs)
-        return (Step(f"ufw: {what} (in {', '.join(places)})", do, undo),)
+        edits = _edits(state, desired.profiles or "")
+        return (Step(f"ufw: {what} (in {', '.join(places)})", do, undo, edits),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: ufw.service loads ufw's files before the network is up."""

@@ -29,6 +29,7 @@ __all__ = [
     "family_of",
     "newly_open",
     "normalise_networks",
+    "overlap",
     "parse_rules",
 ]
 
@@ -46,6 +47,11 @@ _SDK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 def family_of(network: str) -> str:
     """`ipv4` or `ipv6`, for a network in CIDR notation."""
     return "ipv6" if ":" in network else "ipv4"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two networks in CIDR notation have addresses in common."""
+    return family_of(one) == family_of(other) and ipaddress.ip_network(one).overlaps(ipaddress.ip_network(other))
 
 
 def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:

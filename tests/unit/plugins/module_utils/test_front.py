@@ -180,6 +180,17 @@ def test_read_passage(params: dict[str, t.Any], passage: Passage) -> None:
         (
             {
                 **GATEWAY,
+                "inside": [{"source": "10.0.0.0/24"}, {"source": "10.2.0.9"}],
+                "recording_targets": ["10.0.0.5", "10.1.0.5", "10.2.0.0/16", "fd01::5"],
+            },
+            [
+                "recording_targets: 10.1.0.5/32 is not inside (10.0.0.0/24, 10.2.0.9/32), so nothing would reach it",
+                "recording_targets: fd01::5/128 is not inside",
+            ],
+        ),
+        (
+            {
+                **GATEWAY,
                 "inside": [{}, {"interface": "eth1", "zone": "home"}, {"port": 1}, {"source": "10.0.0.1/8"}],
                 "outside": [{"interface": "eth+"}, {"interface": 'a"b'}, {"interface": "a" * 16}, {"zone": "a b"}],
                 "recording_targets": ["there"],

@@ -62,6 +62,18 @@ def test_read_units(host: NetnsHost) -> None:
     assert found == Boot(True, None, None, loaders=("netfilter-persistent.service", "nftables.service"))
 
 
+def test_loaders_of_red_hat(host: NetnsHost) -> None:
+    """iptables-services: ordinary units for each family, which wait for sysinit.target."""
+    conflicts = "shutdown.target firewalld.service"
+    units = [
+        shown(unit, DefaultDependencies="yes", Conflicts=conflicts)
+        for unit in ("iptables.service", "ip6tables.service")
+    ]
+    host.systemd(show="\n".join([ABSENT, *units, shown("netfilter-persistent.service", LoadState="not-found")]))
+    assert boot.read(host).loaders == ("ip6tables.service", "iptables.service")
+    assert not boot.read(host).early
+
+
 @pytest.mark.parametrize(
     ("used", "loaders"),
     [

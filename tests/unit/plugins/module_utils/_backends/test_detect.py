@@ -75,6 +75,32 @@ def test_asked_for(host: NetnsHost, name: str) -> None:
     assert (backend.name, why) == (name, "asked for")
 
 
+RED_HAT = 'ID="rhel"\nID_LIKE="fedora"\n'
+ROCKY = 'NAME="Rocky Linux"\nID="rocky"\nID_LIKE="rhel centos fedora"\n'
+SUSE = 'NAME="openSUSE Leap"\nID="opensuse-leap"\nID_LIKE="suse opensuse"\n'
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "package"),
+    [
+        ("ID=debian\n", "iptables", "iptables"),
+        ("ID=ubuntu\nID_LIKE=debian\n", "ufw", "ufw"),
+        (SUSE, "iptables", "iptables"),
+        (SUSE, "firewalld", "firewalld"),
+        (RED_HAT, "iptables", "iptables-nft"),
+        (ROCKY, "ufw", "ufw, from EPEL except on Fedora"),
+        ("ID=fedora\n", "iptables", "iptables-nft"),
+    ],
+)
+def test_packages_have_the_names_of_the_distribution(host: NetnsHost, release: str, name: str, package: str) -> None:
+    host.put("/etc/os-release", release)
+    host.hidden |= {"nft", "ufw", "firewall-offline-cmd", *IPTABLES_COMMANDS}
+    for asked_for, text in ((name, f"Install it (package {package})"), ("auto", package)):
+        with pytest.raises(BackendError) as error:
+            choose(host, asked_for, rule_set("web"))
+        assert text in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "hidden", "installed"),
     [
@@ -89,7 +115,8 @@ def test_asked_for_and_not_installed(host: NetnsHost, name: str, hidden: set[str
     with pytest.raises(BackendError) as error:
         choose(host, name, rule_set("web"))
     assert str(error.value) == (
-        f"backend {name} is not installed on this host; installed: {installed}. Install it, or use backend: auto"
+        f"backend {name} is not installed on this host; installed: {installed}. Install it (package {name}), or use "
+        "backend: auto"
     )
 
 
@@ -98,8 +125,8 @@ def test_none_installed(host: NetnsHost) -> None:
     with pytest.raises(BackendError) as error:
         choose(host, "auto", rule_set("web"))
     assert str(error.value) == (
-        "no firewall was found on this host; looked for firewalld, ufw, nft (package nftables), iptables-save and "
-        "iptables-restore (package iptables). Install one of them"
+        "no firewall was found on this host; looked for firewall-offline-cmd, ufw, nft, iptables-save and "
+        "iptables-restore. Install one of these packages: firewalld; ufw; nftables; iptables"
     )
 
 

@@ -24,7 +24,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._backends.contr
     WriteFile,
     live_rules,
 )
-from ansible_collections.openagora.firewall.plugins.module_utils._backends.firewalld import Config, Firewalld
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.firewalld import Config, Firewalld, Policy
 from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, parse_rules
 
@@ -63,9 +63,10 @@ class FakeHost:
         self.objections: dict[str, t.Any] = {"invalid": "", "differences": []}
         self.asked: list[dict[str, t.Any]] = []
         self.live = Config({}, {})
+        self.foreign = [Policy("allow-host-ipv6", "", ("ANY",), ("HOST",), priority=-15000)]
 
     def which(self, name: str) -> str | None:
-        return None
+        return f"/usr/bin/{name}"
 
     def read(self, path: str) -> str | None:
         return self.files.get(path)
@@ -83,6 +84,7 @@ class FakeHost:
             return Outcome(0, "".join(f"{path}\n" for path in found), "")
         if argv[0] != "busctl":
             self.asked.append(json.loads(stdin or ""))
+            self.python = argv[0]
             return Outcome(0, json.dumps(self.objections), "")
         if "get-property" in argv:
             return Outcome(0, f"{self.state}\n", "")
@@ -95,9 +97,9 @@ class FakeHost:
         if member == "reload":
             self.live = firewalld._stored(self.ours())
         elif member == "getPolicies":
-            return ["allow-host-ipv6", *self.live.policies]
+            return [*(policy.name for policy in self.foreign), *self.live.policies]
         elif member == "getPolicySettings":
-            policy = self.live.policies[arguments[1]]
+            policy = {**{policy.name: policy for policy in self.foreign}, **self.live.policies}[arguments[1]]
             values = {
                 "description": policy.description,
                 "target": policy.target,
@@ -246,12 +248,35 @@ def test_the_check_sees_the_files_and_goes_before_them(host: FakeHost) -> None:
     assert not host.asked
 
 
+def test_what_was_edited_is_told(host: FakeHost) -> None:
+    """Line by line; neither a first run nor another choice of SDKs is an edit."""
+
+    def edits(*sdks: str) -> list[str]:
+        return [line for step in host.plan(rules_of(*sdks)) for line in step.edits]
+
+    assert not edits("web", "recording")
+    host.apply(rules_of("web", "recording"))
+    assert not edits("native")
+    service, policy = "/etc/firewalld/services/openagora-web.xml", "/etc/firewalld/policies/openagora-out.xml"
+    host.files[service] = host.files[service].replace('port="443"', 'port="444"')
+    host.files[policy] = host.files[policy].replace("ANY", "lan")
+    assert edits("web", "native") == [
+        f"{policy}:",
+        '-  <egress-zone name="lan"/>',
+        '+  <egress-zone name="ANY"/>',
+        f"{service}:",
+        '-  <port protocol="tcp" port="444"/>',
+        '+  <port protocol="tcp" port="443"/>',
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "old", "new", "calls"),
     [
         ("services/openagora-web.xml", '"443"', '"444"', ""),
         ("services/openagora-web.xml", "<service>", "<serv", ""),
         ("policies/openagora-out.xml", "CONTINUE", "DROP", ""),
+        ("policies/openagora-out.xml", "-100", "high", ""),
     ],
 )
 def test_files_edited(host: FakeHost, path: str, old: str, new: str, calls: str) -> None:
@@ -329,9 +354,53 @@ def test_firewalld_that_cannot_be_used(host: FakeHost) -> None:
     host.state = 's "FAILED"'
     with pytest.raises(BackendError, match=re.escape('not in running state (s "FAILED")')):
         host.plan(rules_of("web"))
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_firewalld_without_policies(host: FakeHost, running: bool) -> None:
+    """Only what would have to be put there is an error, not that an old firewalld is installed beside another."""
+    host.running = running
     del host.files["/usr/lib/firewalld/policies"]
     with pytest.raises(BackendError, match=r"version 0\.9"):
-        host.plan(rules_of("web"))
+        host.plan(rules_of("recording"))
+    assert not host.plan(RuleSet())
+    assert not host.rules().rules
+    assert bool(FIREWALLD.in_the_way(FIREWALLD.read(host), rules_of("recording"))) == running
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (Policy("site", "", ("HOST",), ("ANY",), target="DROP", priority=-200), True),
+        (Policy("site", "", ("HOST",), ("public",), target="REJECT", priority=-101), True),
+        (Policy("site", "", ("HOST",), ("ANY",), target="DROP", priority=-99), False),
+        (Policy("site", "", ("HOST",), ("ANY",), target="CONTINUE", priority=-200), False),
+        # What comes in, of which these SDKs need nothing, and what goes through.
+        (Policy("site", "", ("ANY",), ("HOST",), target="DROP", priority=-200), False),
+        (Policy("site", "", ("lan",), ("ANY",), target="DROP", priority=-200), False),
+    ],
+)
+def test_policies_that_come_before_ours(host: FakeHost, policy: Policy, told: bool) -> None:
+    host.foreign.append(policy)
+    state = FIREWALLD.read(host)
+    notices = list(FIREWALLD.notices(state, FIREWALLD.render(rules_of("web"), state)))
+    assert [notice.where for notice in notices] == (["firewalld policy site"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("first", "python"),
+    [
+        # Debian 13; Fedora and Red Hat; Red Hat 8; SUSE 15.
+        ("#! /usr/bin/python3", "/usr/bin/python3"),
+        ("#!/usr/bin/python3 -sP", "/usr/bin/python3"),
+        ("#!/usr/libexec/platform-python -s", "/usr/libexec/platform-python"),
+        ("#!/usr/bin/python3.6 -s", "/usr/bin/python3.6"),
+    ],
+)
+def test_firewalld_is_asked_in_its_own_python(host: FakeHost, first: str, python: str) -> None:
+    host.files["/usr/bin/firewall-offline-cmd"] = f"{first}\n#\nimport sys\n"
+    host.apply(rules_of("web"))
+    assert host.python == python
 
 
 def test_stopped(host: FakeHost) -> None:

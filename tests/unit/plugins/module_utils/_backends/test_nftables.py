@@ -247,6 +247,22 @@ def script(host: NetnsHost) -> list[str]:
     return re.findall(r"^load '(.*?)'", host.read("/etc/openagora/firewall/boot") or "", re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/etc/sysconfig/nftables.conf", "/sbin/nft -f /etc/sysconfig/nftables.conf"),
+        ("/etc/nftables/rules/main.nft", '/usr/sbin/nft flush ruleset; include "/etc/nftables/rules/main.nft"'),
+    ],
+    ids=["Red Hat", "SUSE"],
+)
+def test_the_services_of_other_distributions(host: NetnsHost, path: str, words: str) -> None:
+    """As `systemctl show` prints them: words that were one argument are not told from several."""
+    host.systemd(nftables=SERVICE.replace("/usr/sbin/nft -f /etc/nftables.conf", words), show=RUNNING)
+    host.put(path, base("output", policy="drop", table="inet early"))
+    host.apply(WEB)
+    assert script(host) == ["inet early"]
+
+
 def test_what_will_be_loaded_at_boot_gets_ours_at_boot(booting: NetnsHost) -> None:
     booting.put("/etc/nftables.conf", "flush ruleset\n" + base("output", policy="drop", table="inet early"))
     assert booting.apply(WEB).effective == "nothing_to_open"

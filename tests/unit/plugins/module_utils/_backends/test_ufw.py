@@ -15,6 +15,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._apply import prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import (
     BackendError,
     Command,
@@ -246,6 +247,34 @@ def test_drift_is_repaired(host: NetnsHost, script: str) -> None:
     assert "Agora" not in everything(host)
 
 
+WEB_PORTS = "ports=80,443,3433,5668:5669,5866:5890,6080,6443,8667,9667/tcp|3478,10000:65535/udp"
+
+
+@pytest.mark.parametrize(
+    ("script", "edits"),
+    [
+        (f"sed -i s/,443,/,444,/ {PROFILES}", [f"-{WEB_PORTS.replace(',443,', ',444,')}", f"+{WEB_PORTS}"]),
+        (f"printf '\\n[Mine]\\nports=1/tcp\\n' >>{PROFILES}", ["-[Mine]", "-ports=1/tcp"]),
+        (f"sed -i '/^.Agora Web]/,/^$/d' {PROFILES}", ["+[Agora Web]", f"+{WEB_PORTS}"]),
+        ("iptables -D ufw-user-output 1", []),
+    ],
+)
+def test_what_was_edited_is_told(host: NetnsHost, script: str, edits: list[str]) -> None:
+    """Line by line; neither a first run nor another choice of SDKs is an edit."""
+
+    def told(rules: RuleSet) -> list[str]:
+        return [line for step in steps(host, rules) for line in step.edits]
+
+    assert not told(REQUEST)
+    apply(host, REQUEST)
+    for rules in (rules_of("native"), rules_of("web", "recording", "native"), RuleSet()):
+        assert not told(rules)
+    host.sh(script)
+    first, *lines = told(REQUEST) or [""]
+    assert first == (f"{PROFILES}:" if edits else "")
+    assert [line for line in lines if line[1:] and not line.startswith(("+title", "+description"))] == edits
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -340,6 +369,33 @@ def test_inactive_rules_are_stored(host: NetnsHost) -> None:
     assert [notice.code for notice in UFW.notices(state, desired)][:1] == ["ufw_inactive"]
     assert host.sh("iptables-save -t filter | grep -v '^[#:]'") == kernel
     assert not steps(host, REQUEST)
+
+
+def test_where_nothing_is_to_do_nothing_comes_or_goes(host: NetnsHost) -> None:
+    """A rule of ufw's to a network is that of a rule for that network, and of a gateway whose outside it is."""
+    rule = {
+        "direction": "egress",
+        "protocol": "tcp",
+        "ports": ["80"],
+        "scope": "networks",
+        "networks": ["192.0.2.0/24"],
+    }
+    rules = parse_rules([rule]).placed(["gateway"], Passage((Side("interface", "in0"),)))
+    for changes in (True, False):
+        planned = prepare(host, rules, backend="ufw").plan
+        assert (bool(planned.steps), planned.before != planned.after) == (changes, changes)
+        host.carry_out(planned.steps)
+
+
+def test_red_hat_keeps_the_rules_in_var(host: NetnsHost) -> None:
+    host.sh("mkdir -p /run/ufw /var/lib/ufw && mount --bind /run/ufw /var/lib/ufw && mv /etc/ufw/user*.rules /run/ufw")
+    before = everything(host)
+    assert apply(host, REQUEST)
+    for name in FILES:
+        assert host.read(f"/run/ufw/{name}") == recorded(name)
+    assert list(live(host)) == list(REQUEST)
+    assert apply(host, RuleSet())
+    assert everything(host) == before
 
 
 def test_ipv6_switched_off(host: NetnsHost) -> None:
