@@ -80,6 +80,7 @@ options:
     description:
       - Addresses or networks of the recording machines inside. Ingress through the gateway reaches these alone;
         without any there is none.
+      - Where O(inside) names sources only, they have to be among those.
     type: list
     elements: str
     default: []

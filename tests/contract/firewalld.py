@@ -67,6 +67,37 @@ class TestErrors(suite.TestErrors):
         assert "firewall-offline-cmd --check-config" in target.refused(sdks=["web"])
 
 
+class TestEdits:
+    """A file of ours edited by hand is shown, line by line, and put right."""
+
+    def test_service_and_policy(self, target: Target) -> None:
+        target.reset()
+        target.apply("web")
+        target.run("sed -i s/443/444/ /etc/firewalld/services/openagora-web.xml")
+        target.run("sed -i s/CONTINUE/DROP/ /etc/firewalld/policies/openagora-out.xml")
+        check = target.apply("web", "native", check=True)
+        for line in ('port="444"', 'target="DROP"'):
+            assert [told for told in check["diff"]["prepared"].splitlines() if told.startswith("  -") and line in told]
+        assert target.apply("web", "native")["diff"] == check["diff"]
+        assert target.apply("web", "native")["changed"] is False
+
+
+class TestReload:
+    """What a reload of firewalld takes from others, and what it does not."""
+
+    def test_interfaces_that_come_back(self, target: Target) -> None:
+        """docker and libvirt are told of a reload and put their bridges back; nobody does that for other interfaces."""
+        target.reset()
+        target.run("ip link add docker9 type bridge; firewall-cmd --permanent --new-zone=docker; firewall-cmd --reload")
+        try:
+            target.run("firewall-cmd --zone=docker --add-interface=docker9")
+            assert target.apply("web", check=True)["changed"] is True
+            target.run("firewall-cmd --zone=home --change-interface=docker9")
+            assert "zone home loses interfaces docker9" in target.refused(sdks=["web"])
+        finally:
+            target.run("ip link delete docker9")
+
+
 class TestStopped:
     """firewalld is there and does not run: the rules are stored."""
 

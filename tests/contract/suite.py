@@ -189,8 +189,9 @@ class TestGateway:
 
     def test_sides_and_targets(self, gateway: Target, inside: Machine) -> None:
         """Sources instead of interfaces, here of IPv4 alone; ingress reaches no machine but the recording targets."""
-        sides = {"placement": ["gateway"], "inside": [{"source": f"{inside.addresses[0]}/32"}]}
-        gateway.apply("recording", **sides, recording_targets=["10.89.78.99"])
+        other = "10.89.78.99/32"
+        sides = {"placement": ["gateway"], "inside": [{"source": f"{inside.addresses[0]}/32"}, {"source": other}]}
+        gateway.apply("recording", **sides, recording_targets=[other])
         through = gateway.measure(through=True)
         listed = {name: ports for name, ports in both_families(document.egress(["recording"])).items() if "4" in name}
         assert not differences("egress", {**NOTHING, **listed}, through.egress)
@@ -241,6 +242,10 @@ class TestGateway:
             ({"placement": ["gateway"], "inside": [{"interface": "eth7"}]}, "eth7"),
             ({"placement": ["gateway"], "inside": [{"zone": "nowhere"}]}, "zone"),
             ({**SIDES, "outside": [{"interface": "eth1"}]}, "inside too"),
+            (
+                {"placement": ["gateway"], "inside": [{"source": "10.0.0.0/24"}], "recording_targets": ["10.0.1.5"]},
+                "10.0.1.5/32 is not inside",
+            ),
         ],
         ids=str,
     )

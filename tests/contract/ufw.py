@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from . import suite
 from .suite import *
 
 if t.TYPE_CHECKING:
@@ -15,6 +16,39 @@ if t.TYPE_CHECKING:
 WEB_TCP = "80,443,3433,5668:5669,5866:5890,6080,6443,8667,9667/tcp"
 WEB_UDP = "3478,10000:65535/udp"
 RECORDING_IN = "1080,4000:4030,8000,9700,25000,40000:41000/udp"
+
+
+HOLD = "import fcntl, time; file = open('/run/ufw.lock', 'w'); fcntl.lockf(file, fcntl.LOCK_EX); time.sleep(60)"
+
+
+class TestErrors(suite.TestErrors):
+    """One clear error, and nothing has changed."""
+
+    def test_ufw_is_locked(self, target: Target) -> None:
+        """Another ufw command is at work, as `ufw enable` is while it asks; a check needs no lock."""
+        target.reset()
+        target.run(f'systemd-run --quiet --collect --unit=holder python3 -c "{HOLD}"')
+        try:
+            # The lock is held: it cannot be had.
+            target.run("until grep -q POSIX.*WRITE /proc/locks; do sleep 0.05; done")
+            assert target.apply("web", check=True)["changed"] is True
+            assert "holds /run/ufw.lock" in target.refused(sdks=["web"])
+        finally:
+            target.run("systemctl stop holder")
+        assert target.apply("web")["changed"] is True
+
+
+class TestEdits:
+    """A file of ours edited by hand is shown, line by line, and put right."""
+
+    def test_profile(self, target: Target) -> None:
+        target.reset()
+        target.apply("web")
+        target.run("sed -i s/,443,/,444,/ /etc/ufw/applications.d/openagora")
+        check = target.apply("web", "native", check=True)
+        assert f"  -ports={WEB_TCP.replace(',443,', ',444,')}|" in check["diff"]["prepared"]
+        assert target.apply("web", "native")["diff"] == check["diff"]
+        assert WEB_TCP in target.run("ufw app info 'Agora Web'")
 
 
 class TestIdiom:
