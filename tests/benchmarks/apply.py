@@ -1,10 +1,11 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How long opening all five SDKs takes, beside a ping and beside a loop of ansible.builtin.iptables.
+"""How long opening all five SDKs takes, beside a ping and beside loops of the modules that people use otherwise.
 
-Everything runs against one container, over one connection plugin with the same settings, and is timed as a user waits
-for it: from the start of ansible-playbook to its end. Prints medians; judges nothing but that each run did its work.
+All runs of a backend go to one container, over one connection plugin with the same settings, and are timed as a user
+waits for them: from the start of ansible-playbook to its end. Prints medians; judges nothing but that each run did its
+work.
 """
 
 from __future__ import annotations
@@ -26,32 +27,49 @@ import typing as t
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "localhost/openagora-test:bookworm"
+IMAGE = "localhost/openagora-test"
 CONTAINER = "openagora-benchmark"
 SDKS = ["native", "web", "signaling", "recording", "gaming"]
 
+
+class Backend(t.NamedTuple):
+    """Where a backend is measured, what a loop is made of there, and the aims of apply's first and second run."""
+
+    suite: str
+    loop: str | None
+    first: str
+    second: str
+
+
+BACKENDS = {
+    "iptables": Backend(
+        "bookworm",
+        "ansible.builtin.iptables",
+        "at most 1.6 x ping, loop at least 8 x",
+        "at most 1.4 x ping, loop at least 8 x",
+    ),
+    "nftables": Backend("bookworm", None, "at most 1.6 x ping", "at most 1.4 x ping"),
+    "ufw": Backend(
+        "bookworm-ufw", "community.general.ufw", "loop at least 12 x", "at most 1.4 x ping, loop at least 18 x"
+    ),
+    "firewalld": Backend(
+        "bookworm", "ansible.posix.firewalld", "loop at least 9 x", "at most 1.4 x ping, loop at least 10 x"
+    ),
+}
+# What carries the modules of the loops, ansible-core's own aside.
+LOOP_COLLECTIONS = ("ansible.posix", "community.general")
+
+FIRST, SECOND = "module apply, first run", "module apply, second run"
 # The runs that follow each other on the same host: name, playbook, and how many changed tasks its recap has to show.
 GROUPS: dict[str, list[tuple[str, str, int]]] = {
     "ping": [("ping", "ping", 0)],
-    "apply": [
-        ("module apply, first run", "apply", 1),
-        ("module apply, second run", "apply", 0),
-        ("module apply, state: absent", "absent", 1),
-    ],
+    "apply": [(FIRST, "apply", 1), (SECOND, "apply", 0), ("module apply, state: absent", "absent", 1)],
     "playbook": [
         ("open-agora.yml, first run", "open-agora", 1),
         ("open-agora.yml, second run", "open-agora", 0),
         ("module apply, state: absent", "absent", 1),
     ],
-    "loop": [
-        ("loop, first run", "loop", 1),
-        ("loop, second run", "loop", 0),
-    ],
-}
-BACKENDS = {"iptables": ["ping", "apply", "playbook", "loop"], "nftables": ["ping", "apply", "playbook"]}
-AIMS = {
-    "module apply, first run": "at most 1.6 x ping, loop at least 8 x",
-    "module apply, second run": "at most 1.4 x ping, loop at least 8 x",
+    "loop": [("loop, first run", "loop-{backend}", 1), ("loop, second run", "loop-{backend}", 0)],
 }
 
 # How the control node reaches the container: what the inventory says, and what to know about it.
@@ -61,7 +79,7 @@ CONNECTIONS: dict[str, tuple[dict[str, str], str]] = {
         "nsenter with pipelining: a task costs one process, less than over any network",
     ),
     "podman": (
-        {"ansible_connection": "containers.podman.podman", "ansible_host": CONTAINER},
+        {"ansible_connection": "containers.podman.podman", "ansible_host": "{container}"},
         "containers.podman.podman, which cannot pipeline: a task costs several calls of podman",
     ),
 }
@@ -85,44 +103,46 @@ def enter(process: int, *argv: str) -> str:
 
 
 @contextlib.contextmanager
-def container() -> t.Iterator[int]:
-    """A host that lives as long as the context, also when the benchmark is interrupted; yields its process 1."""
-    if subprocess.run(["podman", "image", "exists", IMAGE], check=False).returncode:
-        sys.exit(f"there is no image {IMAGE}; make it with: make images")
+def container(suite: str) -> t.Iterator[tuple[str, int]]:
+    """A host that lives as long as the context, also when the benchmark is interrupted: its name and process 1."""
+    name, image = f"{CONTAINER}-{suite}", f"{IMAGE}:{suite}"
+    if subprocess.run(["podman", "image", "exists", image], check=False).returncode:
+        sys.exit(f"there is no image {image}; make it with: make image-{suite}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         # What nohup ignores stays ignored.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
-    options = ["--detach", "--replace", f"--name={CONTAINER}", "--pull=never", "--network=none"]
+    options = ["--detach", "--replace", f"--name={name}", "--pull=never", "--network=none"]
     options += ["--runtime=runc", "--systemd=always", "--privileged"]
     options += ["--ulimit=nofile=16384:16384", "--ulimit=nproc=1024:1024"]
     options += [f"--volume={ROOT / 'tests/contract/instruments'}:/opt/instruments:ro"]
     try:
-        run("podman", "run", *options, IMAGE, "/sbin/init")
-        process = int(run("podman", "inspect", "--format={{.State.Pid}}", CONTAINER))
+        run("podman", "run", *options, image, "/sbin/init")
+        process = int(run("podman", "inspect", "--format={{.State.Pid}}", name))
         # Says "No such file" until systemd listens, and has an exit code of its own for a host that is degraded.
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            argv = ["podman", "exec", CONTAINER, "systemctl", "is-system-running", "--wait"]
+            argv = ["podman", "exec", name, "systemctl", "is-system-running", "--wait"]
             state = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
             if state in ("running", "degraded"):
                 break
             time.sleep(0.2)
         else:
-            sys.exit(f"systemd in container {CONTAINER} is not running after a minute")
-        yield process
+            sys.exit(f"systemd in container {name} is not running after a minute")
+        yield name, process
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         subprocess.run(
-            ["podman", "rm", "--force", "--ignore", "--time=0", CONTAINER], stdout=subprocess.DEVNULL, check=False
+            ["podman", "rm", "--force", "--ignore", "--time=0", name], stdout=subprocess.DEVNULL, check=False
         )
 
 
 class Control:
     """The control node: an inventory with the container, the playbooks, and the way they are run."""
 
-    def __init__(self, folder: Path, process: int, connection: str) -> None:
+    def __init__(self, folder: Path, container: str, process: int, connection: str) -> None:
+        self.process = process
         self._folder = folder
         self._inventory = folder / "hosts.json"
         # The settings of the checkout, and none of the user's.
@@ -138,7 +158,10 @@ class Control:
             "ansible_python_interpreter": "/usr/bin/python3",
             "ansible_become": False,
             "agora_sdks": SDKS,
-            **{name: value.format(process=process) for name, value in CONNECTIONS[connection][0].items()},
+            **{
+                name: value.format(container=container, process=process)
+                for name, value in CONNECTIONS[connection][0].items()
+            },
         }
         self._inventory.write_text(json.dumps({"all": {"hosts": {"host": host}}}), encoding="utf-8")
         self._paths = {"open-agora": ROOT / "open-agora.yml"}
@@ -168,30 +191,58 @@ class Control:
         return run(str(Path(sys.executable).with_name(command)), *arguments, env=self._environment, cwd=ROOT)
 
 
-def loop_items(rules: list[dict[str, t.Any]]) -> list[dict[str, str]]:
-    """An item of the loop for each direction, protocol and range of what module `rules` returned."""
-    chains = {"egress": "OUTPUT", "ingress": "INPUT"}
-    return [
-        {"chain": chains[rule["direction"]], "protocol": rule["protocol"], "ports": ports.replace("-", ":")}
+def loop_task(backend: str, rules: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    """The task that opens the ports of what module `rules` returned with the module that people use on this firewall.
+
+    An item for each direction, protocol and range. A zone of firewalld knows no direction, and refuses a port that
+    lies in a range it has: there the egress ports are all, as no SDK listens on a port that none dials.
+    """
+    items = [
+        {"direction": rule["direction"], "protocol": rule["protocol"], "ports": ports}
         for rule in rules
         for ports in rule["ports"]
+        if backend != "firewalld" or rule["direction"] == "egress"
     ]
+    protocol, ports = "{{ item.protocol }}", "{{ item.ports | replace('-', ':') }}"
+    egress = "item.direction == 'egress'"
+    options: dict[str, dict[str, t.Any]] = {
+        "iptables": {
+            "chain": f"{{{{ 'OUTPUT' if {egress} else 'INPUT' }}}}",
+            "protocol": protocol,
+            "destination_port": ports,
+            "jump": "ACCEPT",
+        },
+        "ufw": {
+            "rule": "allow",
+            "direction": f"{{{{ 'out' if {egress} else 'in' }}}}",
+            "proto": protocol,
+            "to_port": ports,
+        },
+        "firewalld": {
+            "port": "{{ item.ports }}/{{ item.protocol }}",
+            "state": "enabled",
+            "permanent": True,
+            "immediate": True,
+        },
+    }
+    return {str(BACKENDS[backend].loop): options[backend], "loop": items}
 
 
-def write_playbooks(control: Control) -> int:
-    """Write what is timed; returns how many items the loop has."""
-    items = loop_items(control.ask("openagora.firewall.rules", sdks=SDKS)["rules"])
+def write_playbooks(control: Control) -> dict[str, int]:
+    """Write what is timed; returns how many items the loop of each backend has."""
+    rules = control.ask("openagora.firewall.rules", sdks=SDKS)["rules"]
     control.write("ping", {"ansible.builtin.ping": {}})
     control.write("apply", {"openagora.firewall.apply": {"sdks": SDKS}})
     control.write("absent", {"openagora.firewall.apply": {"state": "absent"}})
-    rule = {"chain": "{{ item.chain }}", "protocol": "{{ item.protocol }}", "destination_port": "{{ item.ports }}"}
-    control.write("loop", {"ansible.builtin.iptables": {**rule, "jump": "ACCEPT"}, "loop": items})
-    return len(items)
+    loops = {name: loop_task(name, rules) for name, backend in BACKENDS.items() if backend.loop}
+    for name, task in loops.items():
+        control.write(f"loop-{name}", task)
+    return {name: len(task["loop"]) for name, task in loops.items()}
 
 
-def settle(control: Control, process: int, backend: str) -> None:
+def settle(control: Control, backend: str) -> None:
     """Give the host the firewall of a backend, and make sure that auto takes it; a first, untimed run fills caches."""
-    enter(process, "/opt/instruments/reset", backend)
+    enter(control.process, "/opt/instruments/reset", backend)
     control.play("apply", 1)
     held = control.ask("openagora.firewall.applied_info")["backends"]
     if held != [backend]:
@@ -199,32 +250,40 @@ def settle(control: Control, process: int, backend: str) -> None:
     control.play("absent", 1)
 
 
-def measure(control: Control, process: int, runs: int) -> dict[str, Times]:
+def measure(controls: dict[str, Control], runs: int) -> dict[str, Times]:
     """For each backend, what each kind of run took. Every round measures all, and turns the order around."""
     took: dict[str, Times] = {backend: {} for backend in BACKENDS}
     for number in range(runs):
         turn = 1 if number % 2 == 0 else -1
-        for backend in list(BACKENDS)[::turn]:
-            settle(control, process, backend)
-            for group in BACKENDS[backend][::turn]:
+        for name, backend in list(BACKENDS.items())[::turn]:
+            control = controls[backend.suite]
+            settle(control, name)
+            for group in [group for group in GROUPS if group != "loop" or backend.loop][::turn]:
                 for what, playbook, changed in GROUPS[group]:
-                    took[backend].setdefault(what, []).append(control.play(playbook, changed))
+                    took[name].setdefault(what, []).append(control.play(playbook.format(backend=name), changed))
                 if group == "loop":
-                    enter(process, "/opt/instruments/reset", backend)
+                    enter(control.process, "/opt/instruments/reset", name)
         print(f"round {number + 1} of {runs} is done", file=sys.stderr, flush=True)
     return took
 
 
-def facts(process: int) -> t.Iterator[str]:
+def facts(controls: dict[str, Control]) -> t.Iterator[str]:
     """The machine and the versions that the figures belong to."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     cores = len(os.sched_getaffinity(0))
     yield f"machine: {cores} cores ({model[1] if model else platform.machine()}), Linux {platform.release()}"
-    yield f"control node: ansible-core {importlib.metadata.version('ansible-core')}, Python {platform.python_version()}"
-    debian = enter(process, "cat", "/etc/debian_version").strip()
-    versions = [enter(process, *command).split() for command in (["python3", "-V"], ["iptables", "-V"], ["nft", "-v"])]
-    python, iptables, nft = (words[1].removeprefix("v") for words in versions)
-    yield f"host: container of Debian {debian}, Python {python}, iptables {iptables} (nf_tables), nftables {nft}"
+    versions = [f"Python {platform.python_version()}", f"ansible-core {importlib.metadata.version('ansible-core')}"]
+    for name in LOOP_COLLECTIONS:
+        manifest = f"ansible_collections/{name.replace('.', '/')}/MANIFEST.json"
+        text = Path(str(importlib.metadata.distribution("ansible").locate_file(manifest))).read_text(encoding="utf-8")
+        versions.append(f"{name} {json.loads(text)['collection_info']['version']}")
+    yield f"control node: {', '.join(versions)}"
+    for suite, control in controls.items():
+        debian = enter(control.process, "cat", "/etc/debian_version").strip()
+        packages = ["python3", *(name for name, backend in BACKENDS.items() if backend.suite == suite)]
+        show = "--showformat=, ${Package} ${source:Upstream-Version}"
+        installed = enter(control.process, "dpkg-query", "--show", show, *packages)
+        yield f"host {suite}: container of Debian {debian}{installed}"
 
 
 def table(took: dict[str, Times]) -> t.Iterator[str]:
@@ -232,21 +291,22 @@ def table(took: dict[str, Times]) -> t.Iterator[str]:
     medians = {
         backend: {what: statistics.median(times) for what, times in kinds.items()} for backend, kinds in took.items()
     }
-    loop = medians["iptables"]
     form = "{:9} {:28} {:>7}  {:>13} {:>7} {:>7}  {}"
     yield form.format("backend", "what", "seconds", "from-to", "x ping", "loop x", "aim").rstrip()
     for backend, kinds in took.items():
+        aims = {FIRST: BACKENDS[backend].first, SECOND: BACKENDS[backend].second}
         for what, times in kinds.items():
             median = medians[backend][what]
             order = "first" if "first" in what else "second" if "second" in what else ""
+            loop = medians[backend if BACKENDS[backend].loop else "iptables"].get(f"loop, {order} run")
             yield form.format(
                 backend,
                 what,
                 f"{median:.2f}",
                 f"{min(times):.2f}-{max(times):.2f}",
                 f"{median / medians[backend]['ping']:.2f}",
-                f"{loop[f'loop, {order} run'] / median:.1f}" if order and not what.startswith("loop") else "",
-                AIMS.get(what, ""),
+                f"{loop / median:.1f}" if loop and not what.startswith("loop") else "",
+                aims.get(what, ""),
             ).rstrip()
 
 
@@ -259,21 +319,28 @@ def main() -> None:
     if runs < 1:
         parser.error("--runs: at least 1 is needed")
     if os.geteuid():
-        sys.exit("the benchmark makes a container, which needs root; run it with: make benchmark")
-    with container() as process, tempfile.TemporaryDirectory() as folder:
-        control = Control(Path(folder), process, arguments.connection)
-        items = write_playbooks(control)
+        sys.exit("the benchmark makes containers, which needs root; run it with: make benchmark")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        controls: dict[str, Control] = {}
+        for suite in dict.fromkeys(backend.suite for backend in BACKENDS.values()):
+            (folder / suite).mkdir()
+            name, process = stack.enter_context(container(suite))
+            controls[suite] = Control(folder / suite, name, process, arguments.connection)
+            items = write_playbooks(controls[suite])
         load = [os.getloadavg()[0]]
-        took = measure(control, process, runs)
+        took = measure(controls, runs)
         load.append(os.getloadavg()[0])
         lines = [
             f"All five SDKs ({', '.join(SDKS)}) on one host whose firewall drops in both directions.",
             f"Wall-clock seconds of a whole ansible-playbook, median of {runs}.",
             f"Connection, the same for all: {CONNECTIONS[arguments.connection][1]}.",
-            f"loop: the same ports, a task of ansible.builtin.iptables with {items} items, on the iptables host.",
-            "It opens IPv4 only, lets no replies through and is gone after a reboot; apply sees to all of that.",
-            "Column `loop x`: how many times as long the loop takes as this run.",
-            *facts(process),
+            "loop: the same ports, one task with an item for each direction, protocol and range:",
+            *(f"  {name}: {BACKENDS[name].loop}, {count} items" for name, count in items.items()),
+            "With iptables it opens IPv4 only, lets no replies through and is gone after a reboot. With ufw a deny",
+            "that stands before it wins. With firewalld it opens a zone: inwards, where SDKs need the way out.",
+            "Column `loop x`: how many times as long the loop takes as this run; nftables beside that of iptables.",
+            *facts(controls),
             f"load average: {load[0]:.1f} before, {load[1]:.1f} after",
             "",
             *table(took),
@@ -285,4 +352,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted; the container is gone")
+        sys.exit("interrupted; the containers are gone")
