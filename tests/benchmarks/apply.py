@@ -194,8 +194,8 @@ class Control:
 def loop_task(backend: str, rules: list[dict[str, t.Any]]) -> dict[str, t.Any]:
     """The task that opens the ports of what module `rules` returned with the module that people use on this firewall.
 
-    An item for each direction, protocol and range. A zone of firewalld knows no direction, and refuses a port that
-    lies in a range it has: there the egress ports are all, as no SDK listens on a port that none dials.
+    An item for each direction, protocol and range. A zone of firewalld knows no direction: there the egress ports are
+    all, because every ingress port is among them.
     """
     items = [
         {"direction": rule["direction"], "protocol": rule["protocol"], "ports": ports}
@@ -219,6 +219,7 @@ def loop_task(backend: str, rules: list[dict[str, t.Any]]) -> dict[str, t.Any]:
             "to_port": ports,
         },
         "firewalld": {
+            "zone": "outside",
             "port": "{{ item.ports }}/{{ item.protocol }}",
             "state": "enabled",
             "permanent": True,
@@ -337,8 +338,8 @@ def main() -> None:
             f"Connection, the same for all: {CONNECTIONS[arguments.connection][1]}.",
             "loop: the same ports, one task with an item for each direction, protocol and range:",
             *(f"  {name}: {BACKENDS[name].loop}, {count} items" for name, count in items.items()),
-            "With iptables it opens IPv4 only, lets no replies through and is gone after a reboot. With ufw a deny",
-            "that stands before it wins. With firewalld it opens a zone: inwards, where SDKs need the way out.",
+            "With iptables it opens IPv4 only, lets no replies through and is gone after a reboot. With ufw it writes",
+            "over the host's own deny of 1080/tcp. With firewalld it opens a zone: inwards, where SDKs dial out.",
             "Column `loop x`: how many times as long the loop takes as this run; nftables beside that of iptables.",
             *facts(controls),
             f"load average: {load[0]:.1f} before, {load[1]:.1f} after",
