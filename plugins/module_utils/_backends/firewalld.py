@@ -21,8 +21,8 @@ import json
 import re
 import typing as t
 from dataclasses import dataclass, replace
+from html import escape  # xml.sax.saxutils would load urllib, http and ssl in every run
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape, quoteattr
 
 from .._catalog import CATALOG
 from .._compile import Request, compile_request
@@ -229,11 +229,11 @@ class Policy:
 
     def text(self) -> str:
         """The policy's file."""
-        zones = [f"  <ingress-zone name={quoteattr(zone)}/>\n" for zone in self.ingress]
-        zones += [f"  <egress-zone name={quoteattr(zone)}/>\n" for zone in self.egress]
+        zones = [f'  <ingress-zone name="{escape(zone)}"/>\n' for zone in self.ingress]
+        zones += [f'  <egress-zone name="{escape(zone)}"/>\n' for zone in self.egress]
         return (
             f'<?xml version="1.0" encoding="utf-8"?>\n<policy target="{self.target}" priority="{self.priority}">\n'
-            f"  <short>Agora SDKs</short>\n  <description>{escape(self.description)}</description>\n"
+            f"  <short>Agora SDKs</short>\n  <description>{escape(self.description, quote=False)}</description>\n"
             f"{''.join(zones)}{''.join(entry.xml() for entry in self.entries)}</policy>\n"
         )
 
@@ -456,8 +456,8 @@ def _service_text(sdk: str, direction: str, ports: Ports) -> str:
     )
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<service>\n'
-        f"  <short>{escape(title)}{', incoming' if direction == 'ingress' else ''}</short>\n"
-        f"  <description>{escape(what)}. {_OURS}.</description>\n{lines}</service>\n"
+        f"  <short>{escape(title, quote=False)}{', incoming' if direction == 'ingress' else ''}</short>\n"
+        f"  <description>{escape(what, quote=False)}. {_OURS}.</description>\n{lines}</service>\n"
     )
 
 
