@@ -81,7 +81,7 @@ scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, uf
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
 	$(SUDO) env PATH="$(PATH)" TEST_HOST_GROUP=$* molecule test --scenario-name $* $(ARGS)
 
-benchmark: image-bookworm venv-dev ## Time the collection against a loop of ansible.builtin.iptables
+benchmark: image-bookworm image-bookworm-ufw venv-dev ## Time the collection against loops of the usual modules
 	python tests/benchmarks/compile.py
 	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py $(ARGS)
 
