@@ -65,12 +65,12 @@ _RICH = re.compile(
 # the configuration is valid with them (a private copy is checked), and in what the running firewall differs from the
 # files otherwise. Its input is {running, files: {path below /etc/firewalld: text, or null when it goes}}.
 _SCRIPT = r"""
-import json, os, shutil, subprocess, sys, tempfile
+import json, os, re, shutil, subprocess, sys, tempfile
 
 def flat(value):
     if isinstance(value, (list, tuple)):
         return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
-    return [] if value in (False, "", None) else [str(value)]
+    return [] if value in (False, "", None, {}) else [str(value)]
 
 def managed():
     try:
@@ -82,6 +82,8 @@ def managed():
 def differences():
     direct = "the direct configuration"
     from firewall.client import FirewallClient
+    from firewall.core.io.firewalld_conf import firewalld_conf
+    from firewall.core.io.service import service_reader
     client = FirewallClient()
     client.setExceptionHandler(lambda error: (_ for _ in ()).throw(error))
     config = client.config()
@@ -121,6 +123,24 @@ def differences():
         return {"type": found.getType(), "options": sorted(options.items()),
                 "entries": [] if "timeout" in options else found.getEntries()}
 
+    # Read from the files: firewalld's own copy of them does not always follow an edit by hand.
+    conf = firewalld_conf("/etc/firewalld/firewalld.conf")
+    conf.read()
+    for key, live in (("DefaultZone", client.getDefaultZone()), ("LogDenied", client.getLogDenied())):
+        yield from compare("firewalld.conf", {key: live}, {key: conf.get(key) or live})
+    # The package brings some 200 services, and asking for all takes long: what no zone and no policy names is not live.
+    holders = [client.getZoneSettings(name).getSettingsDict() for name in client.getZones()]
+    holders += [client.getPolicySettings(name).getSettingsDict() for name in client.getPolicies()]
+    used = {name for held in holders for name in held.get("services", ())}
+    for held in holders:
+        used.update(re.findall('service name="([^"]+)"', " ".join(held.get("rules_str", ()))))
+        used.update(re.findall('service name="([^"]+)"', " ".join(held.get("rich_rules", ()))))
+    folders = ("/etc/firewalld/services", "/usr/lib/firewalld/services")
+    files = {name: folder for folder in reversed(folders) for name in used
+             if os.path.exists("{0}/{1}.xml".format(folder, name))}
+    yield from each("service", used & set(client.listServices()), files,
+                    lambda name: client.getServiceSettings(name).getSettingsDict(),
+                    lambda name: service_reader(name + ".xml", files[name]).export_config_dict())
     yield from each("zone", client.getZones(), config.getZoneNames(),
                     lambda name: client.getZoneSettings(name).getSettingsDict(),
                     lambda name: config.getZoneByName(name).getSettings().getSettingsDict())
