@@ -53,17 +53,22 @@ class TestErrors(suite.TestErrors):
         assert "203.0.113.7" in target.refused(sdks=["recording"], recording_port_ranges=["50000-50100"])
 
     def test_what_a_reload_would_take_from_files_edited_by_hand(self, target: Target) -> None:
-        """Another default zone or another port of a service in use could shut the operator out."""
+        """Another default zone or another port of a service in use could shut the operator out.
+
+        firewalld's own copy of the files does not always follow such an edit.
+        """
         target.reset()
         target.run("firewall-cmd --permanent --zone=outside --add-service=ssh && firewall-cmd --reload")
         target.run("sed -i s/^DefaultZone=.*/DefaultZone=drop/ /etc/firewalld/firewalld.conf")
         target.run("sed s/22/2222/ /usr/lib/firewalld/services/ssh.xml >/etc/firewalld/services/ssh.xml")
+        port = '<port port="8888" protocol="tcp"/></zone>'
+        target.run(f"sed -i 's#</zone>#{port}#' /etc/firewalld/zones/inside.xml")
         try:
             message = target.refused(sdks=["web"])
         finally:
             target.run("sed -i s/^DefaultZone=.*/DefaultZone=public/ /etc/firewalld/firewalld.conf")
             target.run("rm /etc/firewalld/services/ssh.xml")
-        for word in ("firewalld.conf gains DefaultZone drop", "service ssh gains ports 2222 tcp"):
+        for word in ("DefaultZone drop", "service ssh gains ports 2222 tcp", "zone inside gains ports 8888 tcp"):
             assert word in message
 
     def test_panic(self, target: Target) -> None:

@@ -49,6 +49,9 @@ class TestEdits:
         assert f"  -ports={WEB_TCP.replace(',443,', ',444,')}|" in check["diff"]["prepared"]
         assert target.apply("web", "native")["diff"] == check["diff"]
         assert WEB_TCP in target.run("ufw app info 'Agora Web'")
+        target.run("sed -i 's/$/\\r/' /etc/ufw/applications.d/openagora")
+        assert target.apply("web", "native")["changed"] is True
+        assert "\r" not in target.run("cat /etc/ufw/applications.d/openagora")
 
 
 class TestIdiom:

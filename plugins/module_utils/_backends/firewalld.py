@@ -67,9 +67,12 @@ _RICH = re.compile(
 _SCRIPT = r"""
 import json, os, re, shutil, subprocess, sys, tempfile
 
+def words(value):
+    return " ".join(map(words, value)) if isinstance(value, (list, tuple)) else str(value)
+
 def flat(value):
     if isinstance(value, (list, tuple)):
-        return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
+        return [words(item) for item in value]
     return [] if value in (False, "", None, {}) else [str(value)]
 
 def managed():
@@ -82,14 +85,20 @@ def managed():
 def differences():
     direct = "the direct configuration"
     from firewall.client import FirewallClient
+    from firewall.core.io.direct import Direct
     from firewall.core.io.firewalld_conf import firewalld_conf
+    from firewall.core.io.ipset import ipset_reader
+    from firewall.core.io.policy import policy_reader
     from firewall.core.io.service import service_reader
+    from firewall.core.io.zone import zone_reader
     client = FirewallClient()
     client.setExceptionHandler(lambda error: (_ for _ in ()).throw(error))
-    config = client.config()
+    conf = firewalld_conf("/etc/firewalld/firewalld.conf")
+    conf.read()
     # Who is told of a reload puts its interfaces back: NetworkManager, docker and libvirt. FlushAllOnReload=no keeps
     # all of them, and the direct rules.
-    keeps = str(config.get_property("FlushAllOnReload")).lower() == "no"
+    said = (conf.get("FlushAllOnReload"), client.config().get_property("FlushAllOnReload"))
+    keeps = all(str(value).lower() == "no" for value in said)
     elsewhere = managed()
     for zone, bound in client.getActiveZones().items():
         if keeps or zone in ("docker", "libvirt", "libvirt-routed"):
@@ -118,44 +127,59 @@ def differences():
                 for line in compare("{0} {1}".format(kind, name), settings(name), path(name)):
                     yield line
 
-    def ipset(found):
-        options = found.getOptions()
-        return {"type": found.getType(), "options": sorted(options.items()),
-                "entries": [] if "timeout" in options else found.getEntries()}
+    def ipset(kind, options, entries):
+        # firewalld does not know what is in a set whose entries end by themselves.
+        return {"type": kind, "options": sorted(options.items()), "entries": [] if "timeout" in options else entries}
 
-    # Read from the files: firewalld's own copy of them does not always follow an edit by hand.
-    conf = firewalld_conf("/etc/firewalld/firewalld.conf")
-    conf.read()
+    # What is stored is read from the files: firewalld's own copy of them does not always follow an edit by hand.
+    def files(kind):
+        found = {}
+        for root in ("/usr/lib/firewalld", "/etc/firewalld"):
+            folder = "{0}/{1}".format(root, kind)
+            for file in os.listdir(folder) if os.path.isdir(folder) else ():
+                if file.endswith(".xml"):
+                    found[file[:-len(".xml")]] = folder
+        return found
+
+    def written(reader, held, name):
+        settings = reader(name + ".xml", held[name]).export_config_dict()
+        # How zones say it that have no target of their own.
+        if settings.get("target") == "{chain}_{zone}":
+            settings["target"] = "default"
+        return settings
+
+    def stored_ipset(name):
+        found = ipset_reader(name + ".xml", ipsets[name])
+        return ipset(found.type, found.options, found.entries)
+
+    def live_ipset(name):
+        found = client.getIPSetSettings(name)
+        return ipset(found.getType(), found.getOptions(), found.getEntries())
+
     for key, live in (("DefaultZone", client.getDefaultZone()), ("LogDenied", client.getLogDenied())):
         yield from compare("firewalld.conf", {key: live}, {key: conf.get(key) or live})
+    zones, policies, services, ipsets = map(files, ("zones", "policies", "services", "ipsets"))
+    live_zones = {name: client.getZoneSettings(name).getSettingsDict() for name in client.getZones()}
+    live_policies = {name: client.getPolicySettings(name).getSettingsDict() for name in client.getPolicies()}
+    yield from each("zone", live_zones, zones, live_zones.get, lambda name: written(zone_reader, zones, name))
+    yield from each("policy", live_policies, policies, live_policies.get,
+                    lambda name: written(policy_reader, policies, name))
     # The package brings some 200 services, and asking for all takes long: what no zone and no policy names is not live.
-    holders = [client.getZoneSettings(name).getSettingsDict() for name in client.getZones()]
-    holders += [client.getPolicySettings(name).getSettingsDict() for name in client.getPolicies()]
+    holders = [*live_zones.values(), *live_policies.values()]
     used = {name for held in holders for name in held.get("services", ())}
-    for held in holders:
-        used.update(re.findall('service name="([^"]+)"', " ".join(held.get("rules_str", ()))))
-        used.update(re.findall('service name="([^"]+)"', " ".join(held.get("rich_rules", ()))))
-    folders = ("/etc/firewalld/services", "/usr/lib/firewalld/services")
-    files = {name: folder for folder in reversed(folders) for name in used
-             if os.path.exists("{0}/{1}.xml".format(folder, name))}
-    yield from each("service", used & set(client.listServices()), files,
+    rules = (rule for held in holders for key in ("rules_str", "rich_rules") for rule in held.get(key, ()))
+    used.update(name for rule in rules for name in re.findall('service name="([^"]+)"', rule))
+    yield from each("service", used & set(client.listServices()), used & set(services),
                     lambda name: client.getServiceSettings(name).getSettingsDict(),
-                    lambda name: service_reader(name + ".xml", files[name]).export_config_dict())
-    yield from each("zone", client.getZones(), config.getZoneNames(),
-                    lambda name: client.getZoneSettings(name).getSettingsDict(),
-                    lambda name: config.getZoneByName(name).getSettings().getSettingsDict())
-    yield from each("policy", client.getPolicies(), config.getPolicyNames(),
-                    lambda name: client.getPolicySettings(name).getSettingsDict(),
-                    lambda name: config.getPolicyByName(name).getSettings().getSettingsDict())
-    yield from each("ipset", client.getIPSets(), config.getIPSetNames(),
-                    lambda name: ipset(client.getIPSetSettings(name)),
-                    lambda name: ipset(config.getIPSetByName(name).getSettings()))
-    stored = config.direct().getSettings()
-    yield from compare(direct,
-                       {"rules": client.getAllRules(), "chains": client.getAllChains(),
-                        "passthroughs": client.getAllPassthroughs()},
-                       {"rules": stored.getAllRules(), "chains": stored.getAllChains(),
-                        "passthroughs": stored.getAllPassthroughs()})
+                    lambda name: written(service_reader, services, name))
+    yield from each("ipset", client.getIPSets(), ipsets, live_ipset, stored_ipset)
+    path = "/etc/firewalld/direct.xml"
+    stored = Direct(path)
+    if os.path.exists(path):
+        stored.read()
+    kinds = ("chains", "rules", "passthroughs")
+    live = (client.getAllChains(), client.getAllRules(), client.getAllPassthroughs())
+    yield from compare(direct, dict(zip(kinds, live)), dict(zip(kinds, stored.export_config())))
 
 job = json.load(sys.stdin)
 folder = tempfile.mkdtemp(prefix="openagora-")
@@ -172,8 +196,15 @@ try:
             os.unlink(path)
     check = subprocess.Popen(["firewall-offline-cmd", "--system-config", copy, "--check-config"],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    found = list(differences()) if job["running"] else []
+    failed = None
+    try:
+        found = list(differences()) if job["running"] else []
+    except Exception as error:
+        found, failed = [], error
     said = check.communicate()[0].strip().replace(copy, "/etc/firewalld")
+    # A file that cannot be read is what the check has to say.
+    if failed and not check.returncode:
+        raise failed
     print(json.dumps({"invalid": said if check.returncode else "", "differences": found}))
 finally:
     shutil.rmtree(folder)

@@ -58,9 +58,9 @@ class LocalHost:
         return shutil.which(name, path=_PATH)
 
     def read(self, path: str) -> str | None:
-        """A file's text, None when it is not there. Raises BackendError when it cannot be read."""
+        """A file's text with its own line ends, None when it is not there. Raises BackendError if it cannot be read."""
         try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                 return file.read()
         except FileNotFoundError:
             return None

@@ -87,6 +87,12 @@ def test_read_and_exists(tmp_path: Path) -> None:
     assert not HOST.exists(str(tmp_path / "none"))
 
 
+def test_line_ends_are_those_of_the_file(tmp_path: Path) -> None:
+    """What is compared with the file again before it is replaced, and what edits leave alone, is the same text."""
+    (tmp_path / "file").write_bytes(b"one\r\ntwo\n")
+    assert HOST.read(str(tmp_path / "file")) == "one\r\ntwo\n"
+
+
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=f"^{tmp_path} cannot be read: Is a directory$"):
         HOST.read(str(tmp_path))
