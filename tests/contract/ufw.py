@@ -51,7 +51,7 @@ class TestEdits:
         assert WEB_TCP in target.run("ufw app info 'Agora Web'")
         target.run("sed -i 's/$/\\r/' /etc/ufw/applications.d/openagora")
         assert target.apply("web", "native")["changed"] is True
-        assert "\r" not in target.run("cat /etc/ufw/applications.d/openagora")
+        assert target.run("tr -cd '\\r' </etc/ufw/applications.d/openagora") == ""
 
 
 class TestIdiom:
