@@ -10,16 +10,16 @@ import re
 import typing as t
 from dataclasses import dataclass, replace
 
-from .._model.ports import HIGHEST, LOWEST, PortSet
-from .._model.rules import FAMILIES, Passage, RuleSet, family_of
+from .._model.rules import family_of
 from .probe import Flow
+from .question import ALL_PORTS
 
 if t.TYPE_CHECKING:
+    from .._model.ports import PortSet
     from .network import Copy
+    from .question import Question
 
-__all__ = ["ALL_PORTS", "Aim", "Question", "aims", "far_address", "flows"]
-
-ALL_PORTS = PortSet.of((LOWEST, HIGHEST))
+__all__ = ["Aim", "aims", "far_address", "flows"]
 
 # Addresses of the public internet, where Agora's servers are; ranges that are kept for documents are what filters drop.
 _PUBLIC = {
@@ -33,22 +33,6 @@ _WRITTEN = re.compile(
 )
 # Networks shorter than this are most of the internet: no address is outside of such.
 _SHORTEST = 3
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is to be proved. `rules` are those that are wanted, with their way through the gateway (None: not given)."""
-
-    placements: tuple[str, ...] = ("host",)
-    directions: tuple[str, ...] = ("egress", "ingress")
-    families: tuple[str, ...] = FAMILIES
-    passage: Passage = Passage()
-    rules: RuleSet | None = None
-    far: tuple[str, ...] = ()
-    near: tuple[str, ...] = ()
-    interface: str = ""
-    user: int | None = None
-    ports: PortSet = ALL_PORTS
 
 
 @dataclass(frozen=True)
@@ -92,7 +76,7 @@ def aims(question: Question, families: t.Collection[str]) -> list[Aim]:
 
 def far_address(family: str, texts: t.Iterable[str]) -> str:
     """An address of the public internet that no rule names; the first one where rules name them all."""
-    ranges = []
+    ranges: list[tuple[t.Any, t.Any]] = []
     for text in texts:
         for first, length, last in _WRITTEN.findall(text):
             try:
@@ -102,7 +86,7 @@ def far_address(family: str, texts: t.Iterable[str]) -> str:
                 continue
             if not length or int(length) >= _SHORTEST:
                 ranges.append((network[0], end))
-    candidates = [ipaddress.ip_address(text) for text in _PUBLIC[family]]
+    candidates: list[t.Any] = [ipaddress.ip_address(text) for text in _PUBLIC[family]]
     same = [(low, high) for low, high in ranges if low.version == high.version == candidates[0].version]
     free = (address for address in candidates if not any(low <= address <= high for low, high in same))
     return str(next(free, candidates[0]))

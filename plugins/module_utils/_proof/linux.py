@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the standard library of Python 3.9 lacks of Linux: namespaces, mounts, and a process that leaves nothing behind."""
+"""What Python 3.9 lacks of Linux: namespaces, mounts, and a process that leaves nothing behind."""
 
 from __future__ import annotations
 

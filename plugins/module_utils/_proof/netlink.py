@@ -61,7 +61,7 @@ class Netlink:
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of all answers to a request for a list."""
         self._send(kind, body, _DUMP)
-        bodies = []
+        bodies: list[bytes] = []
         while True:
             for answer, found in self._receive():
                 if answer == _DONE:

@@ -143,19 +143,24 @@ def _read_settings() -> t.Iterator[tuple[str, str]]:
             folders = sorted(os.listdir(f"/proc/sys/net/{family}/conf"), key=lambda name: (name != "all", name))
             names += [f"{family}/conf/{folder}/{setting}" for folder in folders for setting in settings]
     for name in names:
-        with contextlib.suppress(OSError), open(f"/proc/sys/net/{name}", encoding="ascii") as file:
-            yield name, file.read().strip()
+        value = _read_setting(name)
+        if value:
+            yield name, value
+
+
+def _read_setting(name: str) -> str:
+    """A setting of the namespace, empty when it is not there."""
+    with contextlib.suppress(OSError), open(f"/proc/sys/net/{name}", encoding="ascii") as file:
+        return file.read().strip()
+    return ""
 
 
 def read_network() -> Network:
     """The network of the namespace that this process is in."""
     kernel = Netlink()
-    dumps = [kernel.dump(kind, bytes(16)) for kind in (_GETADDR, _GETROUTE, _GETRULE)]
-    return Network(
-        tuple(map(_link, kernel.dump(_GETLINK, bytes(_LINK.size)))),
-        *(tuple(bodies) for bodies in dumps),
-        tuple(_read_settings()),
-    )
+    links = map(_link, kernel.dump(_GETLINK, bytes(_LINK.size)))
+    addresses, routes, rules = (tuple(kernel.dump(kind, bytes(16))) for kind in (_GETADDR, _GETROUTE, _GETRULE))
+    return Network(tuple(links), addresses, routes, rules, tuple(_read_settings()))
 
 
 class Copy:
@@ -180,7 +185,9 @@ class Copy:
                 self.add_cable(link.name, up=link.up, group=link.group)
         self.add_cable(TICK)
         for name, value in network.settings:
-            _write_setting(name, value)
+            # Some cannot be written outside of the first namespace, and are the same in all.
+            if _read_setting(name) != value:
+                _write_setting(name, value)
         indexes = {link.index: self._index(link.name) for link in network.links}
         for body in network.addresses:
             self._replay("address", _NEWADDR, _address(body, indexes))
@@ -336,7 +343,8 @@ class Copy:
 class Wire:
     """The namespace at the other end of the cables, which this process is in when this is made.
 
-    `arrivals` receive what comes out of the host, by family; `injector` sends what goes in; `tick` is the one for ticks.
+    `arrivals` receive what comes out of the host, by family; `injector` sends what goes in; `tick` is
+    the one for ticks.
     """
 
     def __init__(self) -> None:
@@ -374,9 +382,8 @@ def _quieten(disable: str = "") -> None:
 
 def _write_setting(name: str, value: str) -> None:
     # A setting that is not there belongs to an interface or a module that is not there.
-    with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/{name}", "r+", encoding="ascii") as file:
-        if file.read().strip() != value:
-            file.write(value)
+    with contextlib.suppress(FileNotFoundError), open(f"/proc/sys/net/{name}", "w", encoding="ascii") as file:
+        file.write(value)
 
 
 def _address(body: bytes, indexes: t.Mapping[int, int]) -> bytes:

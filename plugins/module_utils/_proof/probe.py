@@ -101,7 +101,7 @@ class Probe:
                     arrived[read(observer.recv(128))] = 1
 
     def _settle(self) -> None:
-        """Wait until every packet has come to its end: ticks queue behind it, into the host, out of it, and in again."""
+        """Wait until every packet has come to its end: ticks queue behind it, into the host, out of it, in again."""
         inside, outside = self._ends
         for sender, receiver in ((outside, inside), (inside, outside), (outside, inside)):
             sender.sendto(b"tick", (TICK, TICK_TYPE, 0, 0, HARDWARE))

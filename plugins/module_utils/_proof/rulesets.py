@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._backends.contract import BackendError
 from .._backends.nftables import kept_by_iptables, parse_listing
+from .doubt import VARIANTS, in_nft, in_save_format
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
+    from .doubt import Doubt
 
-__all__ = ["Piece", "load", "read_rules"]
+__all__ = ["Piece", "Rules", "read_rules"]
 
 # What the kernel lists of legacy tables; looking at one that is not there would create it.
 _LEGACY = {"iptables": "/proc/net/ip_tables_names", "ip6tables": "/proc/net/ip6_tables_names"}
@@ -26,9 +29,9 @@ _OWNED = re.compile(r"^\tflags (?=.*\b(?:owner|persist)\b)(.+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Piece:
-    """Rules in the words of one command: `tool` is `nft`, `ipset`, or that which belongs to a pair of iptables commands.
+    """Rules in the words of one command.
 
-    `name` is the table of nft, `text` what the command reads.
+    `tool` is `nft`, `ipset`, or such as `iptables-nft`; `name` is the table of nft, `text` what the command reads.
     """
 
     tool: str
@@ -105,12 +108,67 @@ def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
             )
 
 
-def load(host: Host, pieces: t.Iterable[Piece]) -> None:
-    """Load rules into the namespace that this process is in. Raises BackendError, which names the table and the line."""
-    for piece in pieces:
-        outcome = host.run(piece.command, stdin=piece.text)
+class Rules:
+    """The rules of a host, in the namespace that this process is in.
+
+    `user`: whether it is known who sends. `doubts` are the rules whose verdict one packet cannot show.
+    """
+
+    def __init__(self, host: Host, pieces: tuple[Piece, ...], *, user: bool) -> None:
+        self.doubts: list[Doubt] = []
+        self._host = host
+        self._pieces = pieces
+        self._user = user
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Whose rules there are."""
+        return tuple(dict.fromkeys(piece.tool for piece in self._pieces))
+
+    def load(self, variant: str) -> None:
+        """Load the rules; of those in doubt this variant. Raises BackendError, which names table and line."""
+        self.doubts = []
+        again = [piece for piece in self._pieces if piece.tool == "ipset"] if variant == VARIANTS[0] else []
+        native = [piece for piece in self._pieces if piece.tool == "nft"]
+        if native:
+            self._feed(Piece("nft", "flush ruleset\n"))
+        for piece in (*again, *native):
+            self._feed(piece)
+        if native:
+            self._settle_doubts(variant)
+        sets = bool(self._host.which("ipset"))
+        for piece in self._pieces:
+            if piece.is_iptables:
+                text, doubts = in_save_format(piece.text, piece.tool, user=self._user, sets=sets, variant=variant)
+                self.doubts += doubts
+                self._feed(replace(piece, text=text))
+
+    def _feed(self, piece: Piece) -> None:
+        outcome = self._host.run(piece.command, stdin=piece.text)
         if outcome.code != 0:
             raise BackendError(_refusal(piece, outcome.err))
+
+    def _settle_doubts(self, variant: str) -> None:
+        listing = json.loads(_run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
+        commands, doubts = in_nft(listing, user=self._user, variant=variant)
+        texts = self.nft_texts() if doubts else {}
+        self.doubts += [replace(doubt, rule=texts.get(doubt.rule, doubt.rule)) for doubt in doubts]
+        if commands:
+            outcome = self._host.run(["nft", "-j", "-f", "-"], stdin=json.dumps({"nftables": commands}))
+            if outcome.code != 0:
+                raise BackendError(f"a private copy of the live rules cannot be made: nft says {outcome.err.strip()}")
+
+    def nft_texts(self) -> dict[str, str]:
+        """What the rules of nft say, by table and handle (`inet filter 7`)."""
+        texts = {}
+        table = ""
+        for line in _run(self._host, ["nft", "-s", "-a", "list", "ruleset"]).splitlines():
+            if line.startswith("table "):
+                table = " ".join(line.split()[1:3])
+            elif line.startswith("\t\t") and " # handle " in line:
+                text, _hash, handle = line.strip().rpartition(" # handle ")
+                texts[f"{table} {handle}"] = text
+        return texts
 
 
 def _refusal(piece: Piece, message: str) -> str:
