@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Rules whose verdict one packet a port cannot show, and what stands in for them in the copy.
 
-Such a rule is loaded without the matches in doubt, once as one that drops and once as one that accepts. What it really
-does lies between the two: a port that is open both times is open, one that is closed both times is closed, and one
-that differs is unknown. Nothing here touches the host.
+The copy is tried twice. First each such rule does the worst that it can for a packet which the rest of its matches
+meet, then the best: one that drops matches or does not, one that accepts does not or does, and one that leads
+elsewhere drops or accepts. What the rules really do lies between the two: a port that is open both times is open, one
+that is closed both times is closed, and one that differs is unknown. Nothing here touches the host.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from .._backends.saveformat import leads, options_of
 
 __all__ = ["VARIANTS", "Doubt", "Known", "in_nft", "in_save_format"]
 
-# By which verdict stands in for rules in doubt.
-VARIANTS = ("drop", "accept")
+# What rules in doubt do.
+VARIANTS = ("worst", "best")
 
 # What is in doubt for a reason that a person would ask for; the rest is named by itself.
 _SET_ELSEWHERE = "a mark that no rule of this host sets"
@@ -172,6 +173,12 @@ class Doubt:
         return {"where": self.where, "rule": self.rule, "what": self.what}
 
 
+def _stand_in(verdict: str, variant: str) -> str:
+    """What a rule with this verdict (empty: neither drop nor accept) does in a variant; empty: it does not match."""
+    extreme = "drop" if variant == VARIANTS[0] else "accept"
+    return extreme if verdict in ("", extreme) else ""
+
+
 # The save format of iptables
 
 
@@ -206,13 +213,13 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         if own and (verdict in _PASSING or not verdict or verdict in harmless):
             continue
         doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
-        stand_in = {"drop": "-j DROP", "accept": "-j ACCEPT"}[variant]
+        stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
         if table == "nat":
             # iptables refuses to drop there; then the rule counts as one that does not match, or as one that does.
-            if variant == "drop":
-                continue
-            stand_in = target if own else stand_in
-        loaded.append(" ".join(["-A", chain, *certain, stand_in]))
+            stand_in = "" if variant == VARIANTS[0] else "accept"
+        if stand_in:
+            jump = target if table == "nat" and own else f"-j {stand_in.upper()}"
+            loaded.append(" ".join(["-A", chain, *certain, jump]))
     return "\n".join([*loaded, ""]), doubts
 
 
@@ -290,7 +297,8 @@ def _harmless(lines: list[str]) -> frozenset[str]:
 def in_nft(
     listing: t.Sequence[dict[str, t.Any]], *, user: bool, variant: str
 ) -> tuple[list[dict[str, t.Any]], list[Doubt]]:
-    """The commands (of libnftables-json(5)) that put a variant into the place of rules in doubt, and those rules.
+    """The commands (of libnftables-json(5)) that put a variant into the place of rules in doubt, with
+    those rules.
 
     `listing` is what `nft -j list ruleset` has under `nftables`. What adds to sets, or sends packets twice, goes too.
     """
@@ -308,7 +316,12 @@ def in_nft(
         place = {key: rule[key] for key in ("family", "table", "chain", "handle")}
         if reasons and verdicts and (rule["family"], rule["table"], target) not in harmless:
             certain = [statement for statement in kept if "match" in statement and not any(_reasons(statement, known))]
-            commands.append({"replace": {"rule": {**place, "expr": [*certain, {variant: None}]}}})
+            verdict = {("accept",): "accept", ("drop",): "drop", ("reject",): "drop"}.get(tuple(verdicts), "")
+            stand_in = _stand_in(verdict, variant)
+            if stand_in:
+                commands.append({"replace": {"rule": {**place, "expr": [*certain, {stand_in: None}]}}})
+            else:
+                commands.append({"delete": {"rule": place}})
             where = f"nft {rule['family']} {rule['table']} {rule['chain']}"
             doubts.append(Doubt(where, f"{rule['family']} {rule['table']} {rule['handle']}", ", ".join(reasons)))
         elif len(kept) < len(expression):

@@ -55,6 +55,8 @@ class Drops:
             self._texts = rules.nft_texts()
             host.run(["nft", "-f", "-"], stdin=_TRACE)
             self._traces = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+            # The kernel tells only those that have a number.
+            self._traces.bind((0, 0))
             self._traces.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
             self._traces.setblocking(False)
 
@@ -110,8 +112,11 @@ class Drops:
             return f"nft {family} {table} {chain}: {self._texts.get(f'{family} {table} {handle}', f'handle {handle}')}"
         return ""
 
-    def _counters(self) -> list[tuple[str, int]]:
-        """Each rule and policy of iptables that drops, with how many packets it has met."""
+    def _counters(self) -> list[tuple[int, str, int]]:
+        """Each rule and policy of iptables that drops, with how many packets it has met.
+
+        Rejects come first: what answers a packet may itself fall to a rule, and that rule to nothing but a policy.
+        """
         counters = []
         for tool in self._iptables:
             table = ""
@@ -122,13 +127,15 @@ class Drops:
                 elif found:
                     name, count = found[2], int(found[1] or found[3] or 0)
                     if name.startswith(":") and name.endswith(" DROP"):
-                        counters.append((f"{tool} {table} {name[1:-5]}: policy DROP", count))
+                        counters.append((2, f"{tool} {table} {name[1:-5]}: policy DROP", count))
                     elif name.startswith("-A ") and leads(name.split(None, 2)[2]) in ("DROP", "REJECT"):
                         _append, chain, spec = name.split(None, 2)
-                        counters.append((f"{tool} {table} {chain}: {spec}", count))
+                        rank = ("REJECT", "DROP").index(leads(spec))
+                        counters.append((rank, f"{tool} {table} {chain}: {spec}", count))
         return counters
 
 
-def _risen(before: list[tuple[str, int]], after: list[tuple[str, int]]) -> str:
+def _risen(before: list[tuple[int, str, int]], after: list[tuple[int, str, int]]) -> str:
     """The first counter that has risen."""
-    return next((name for (name, was), (_name, now) in zip(before, after) if now > was), "")
+    risen = [(rank, name) for (rank, name, was), (_rank, _name, now) in zip(before, after) if now > was]
+    return min(risen)[1] if risen else ""

@@ -26,7 +26,7 @@ _SYN_OPTIONS = struct.pack("!BBHBBBB", 2, 4, 1460, 4, 2, 1, 1)
 def _checksum(data: bytes) -> int:
     """The checksum of the internet protocols, RFC 1071."""
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
