@@ -210,7 +210,7 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         if not reasons:
             loaded.append(line)
             continue
-        if own and (verdict in _PASSING or not verdict or verdict in harmless):
+        if chain in harmless or (own and (verdict in _PASSING or not verdict or verdict in harmless)):
             continue
         doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
         stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
@@ -314,7 +314,8 @@ def in_nft(
         verdicts = [kind for statement in expression for kind in statement if kind in _VERDICTS | _OUTSIDE | {"vmap"}]
         target = next((statement["jump"]["target"] for statement in expression if "jump" in statement), None)
         place = {key: rule[key] for key in ("family", "table", "chain", "handle")}
-        if reasons and verdicts and (rule["family"], rule["table"], target) not in harmless:
+        decides = verdicts and not {(rule["family"], rule["table"], name) for name in (rule["chain"], target)} & harmless
+        if reasons and decides:
             certain = [statement for statement in kept if "match" in statement and not any(_reasons(statement, known))]
             verdict = {("accept",): "accept", ("drop",): "drop", ("reject",): "drop"}.get(tuple(verdicts), "")
             stand_in = _stand_in(verdict, variant)

@@ -20,6 +20,8 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Piece", "Rules", "read_rules"]
 
+# Of a message or a line, which may hold all elements of a set.
+_LONGEST = 300
 # What the kernel lists of legacy tables; looking at one that is not there would create it.
 _LEGACY = {"iptables": "/proc/net/ip_tables_names", "ip6tables": "/proc/net/ip6_tables_names"}
 _NFT_FAMILIES = ("inet", "ip", "ip6", "netdev")
@@ -78,7 +80,10 @@ def _run(host: Host, argv: list[str]) -> str:
 
 
 def _nft_tables(host: Host) -> t.Iterator[Piece]:
-    tables = parse_listing(_run(host, ["nft", "-j", "-t", "list", "ruleset"]))
+    # Without the rules, of which there may be many.
+    kinds = ("tables", "chains", "sets")
+    items = [item for kind in kinds for item in json.loads(_run(host, ["nft", "-j", "-t", "list", kind]))["nftables"]]
+    tables = parse_listing(json.dumps({"nftables": items}))
     for table in tables.values():
         if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
             text = _run(host, ["nft", "-s", "list", "table", table.family, table.name])
@@ -175,13 +180,13 @@ def _refusal(piece: Piece, message: str) -> str:
     found = re.search(r"(?:stdin:|line[: ]+)(\d+)", message)
     lines = piece.text.splitlines()
     number = int(found[1]) if found else 0
-    where = f"line {number}, {lines[number - 1].strip()!r}" if 0 < number <= len(lines) else "no line is named"
+    where = f"line {number}, {lines[number - 1].strip()[:_LONGEST]!r}" if 0 < number <= len(lines) else "no line is named"
     what = (
         f"table {piece.name} of nft"
         if piece.tool == "nft"
         else f"what {piece.command[0].replace('restore', 'save')} prints"
     )
-    says = " ".join(message.split())
+    says = " ".join(message.split())[:_LONGEST]
     return (
         f"a private copy of the live rules cannot be made: {what} does not load, {where}: {says}. "
         f"Write that rule another way, or update the package of {piece.command[0]}"
