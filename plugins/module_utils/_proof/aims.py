@@ -15,6 +15,7 @@ from .probe import Flow
 from .question import ALL_PORTS
 
 if t.TYPE_CHECKING:
+    from .._backends.contract import Crossing
     from .._model.ports import PortSet
     from .network import Copy
     from .question import Question
@@ -101,7 +102,7 @@ def flows(copy: Copy, aim: Aim, question: Question, public: str) -> list[Flow]:
             flow
             for inside, outside in question.passage.crossings(aim.family)
             for far in fars
-            for flow in _crossing(copy, aim, inside, outside, far)
+            for flow in _crossing(copy, aim, (inside, outside), far, question.passage.targets)
         ]
     found = []
     for far in fars:
@@ -120,15 +121,18 @@ def _inside(network: str) -> str:
     return str(held[min(1, held.num_addresses - 1)])
 
 
-def _crossing(copy: Copy, aim: Aim, inside: t.Any, outside: t.Any, far: str) -> t.Iterator[Flow]:
-    """The packets of an aim that cross the gateway from one side to one other."""
+def _crossing(copy: Copy, aim: Aim, sides: Crossing, far: str, targets: t.Iterable[str]) -> t.Iterator[Flow]:
+    """The packets of an aim that cross the gateway from one side to one other; `targets` may take what comes in."""
+    inside, outside = sides
     if outside is not None and outside.kind == "source" and not aim.networks:
         far = _inside(outside.name)
     within = inside.name if inside.kind == "interface" else ""
     beyond = outside.name if outside is not None and outside.kind == "interface" else ""
     out = copy.lead(aim.family, far, beyond, avoid=within)
-    inner_networks = aim.targets or ((inside.name,) if inside.kind == "source" else ())
-    inners = [copy.neighbour(aim.family, network) for network in inner_networks]
+    networks = [inside.name] if inside.kind == "source" else []
+    if aim.direction == "ingress":
+        networks = list(aim.targets) or [text for text in targets if family_of(text) == aim.family][:1] or networks
+    inners = [copy.neighbour(aim.family, network) for network in networks]
     for inner in inners or [copy.neighbour_on(aim.family, within)]:
         way = copy.lead(aim.family, inner, within, avoid="" if within else out.interface)
         if aim.direction == "egress":

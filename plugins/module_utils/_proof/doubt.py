@@ -314,7 +314,9 @@ def in_nft(
         verdicts = [kind for statement in expression for kind in statement if kind in _VERDICTS | _OUTSIDE | {"vmap"}]
         target = next((statement["jump"]["target"] for statement in expression if "jump" in statement), None)
         place = {key: rule[key] for key in ("family", "table", "chain", "handle")}
-        decides = verdicts and not {(rule["family"], rule["table"], name) for name in (rule["chain"], target)} & harmless
+        decides = (
+            verdicts and not {(rule["family"], rule["table"], name) for name in (rule["chain"], target)} & harmless
+        )
         if reasons and decides:
             certain = [statement for statement in kept if "match" in statement and not any(_reasons(statement, known))]
             verdict = {("accept",): "accept", ("drop",): "drop", ("reject",): "drop"}.get(tuple(verdicts), "")

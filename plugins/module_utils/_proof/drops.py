@@ -81,12 +81,12 @@ class Drops:
 
     def _ask(self, flow: Flow, protocol: str, port: int) -> str:
         """What drops one packet."""
-        before = self._counters()
+        before = self._counters(flow.family)
         if self._traces:
             self._traced()
         self._probe.forget()
         self._probe.arrivals(flow, protocol, PortSet.of(port))
-        return self._traced() or _risen(before, self._counters()) or _UNTOLD
+        return self._traced() or _risen(before, self._counters(flow.family)) or _UNTOLD
 
     def _traced(self) -> str:
         """The drop that nft told of last: of the first packet only, what answers it has a way of its own."""
@@ -112,13 +112,15 @@ class Drops:
             return f"nft {family} {table} {chain}: {self._texts.get(f'{family} {table} {handle}', f'handle {handle}')}"
         return ""
 
-    def _counters(self) -> list[tuple[int, str, int]]:
-        """Each rule and policy of iptables that drops, with how many packets it has met.
+    def _counters(self, family: str) -> list[tuple[int, str, int]]:
+        """Each rule and policy of a family that drops, with how many packets it has met.
 
         Rejects come first: what answers a packet may itself fall to a rule, and that rule to nothing but a policy.
         """
         counters = []
         for tool in self._iptables:
+            if tool.startswith("ip6") != (family == "ipv6"):
+                continue
             table = ""
             for line in self._host.run([f"{tool}-save", "-c"]).out.splitlines():
                 found = _COUNTED.match(line)

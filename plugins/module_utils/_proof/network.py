@@ -53,7 +53,7 @@ _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _CREATE, _EXCL = 0x400, 0x200
 
 _LINK = struct.Struct("=BxHiII")
-_UP, _NOARP = 0x1, 0x80
+_UP, _NOARP, _MULTICAST = 0x1, 0x80, 0x1000
 _ADDRESS, _IFNAME, _LINKINFO, _GROUP = 1, 3, 18, 27
 _NET_NS_FD = 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
@@ -237,29 +237,30 @@ class Copy:
             self._up.add(name)
 
     def _flags(self, name: str, flags: int) -> None:
-        self._kernel.ask(_NEWLINK, _link_body(self._index(name), flags, flags))
+        """Set flags of an interface; none sends multicast, which would be packets that nobody asked for."""
+        self._kernel.ask(_NEWLINK, _link_body(self._index(name), flags, flags | _MULTICAST))
 
     # Ways
 
-    def way(self, family: str, far: str, *, interface: str = "", user: int | None = None) -> Way | None:
-        """Where the host's own packets to an address go; None when there is no route."""
+    def _way(self, family: str, far: str, user: int | None) -> Way | None:
+        """Where the host's own packets to an address go; None when there is no route. Raises OSError.
+
+        That of a route which says that packets are not to go there (blackhole, unreachable, prohibit).
+        """
         attributes: list[Attribute] = [(_RTA_DST, _packed(far))]
         if user is not None:
             attributes.append((_RTA_UID, struct.pack("=I", user)))
         body = _ROUTE_HEAD.pack(VERSIONS[family], len(_packed(far)) * 8, 0, 0, 0, 0, 0, 0, 0)
         try:
             reply = self._kernel.ask(_GETROUTE, body + pack(attributes))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.ENETUNREACH:
+                raise
             return None
         found = dict(unpack(reply[_ROUTE_HEAD.size :]))
-        # Type unreachable comes with lo.
-        if reply[7] not in (_UNICAST, _LOCAL) or _RTA_OIF not in found:
-            return None
         name = socket.if_indextoname(struct.unpack("=i", found[_RTA_OIF])[0])
-        if interface and name != interface:
-            return None
         near = found.get(_RTA_PREFSRC)
-        return Way(name, str(ipaddress.ip_address(near)) if near else "")
+        return Way(name, str(ipaddress.ip_address(near)) if near else self._near(family, name))
 
     def own(self, family: str) -> dict[str, list[t.Any]]:
         """The addresses of each interface, with their networks (`ipaddress.ip_interface`); link-local ones aside."""
@@ -278,9 +279,13 @@ class Copy:
 
         Raises BackendError when the host has no such interface.
         """
-        way = self.way(family, far, interface=interface, user=user)
-        if way and way.interface != avoid:
-            return way if way.near else Way(way.interface, self._near(family, way.interface))
+        try:
+            way = self._way(family, far, user)
+        except OSError:
+            name = interface or self._any_interface(family, avoid)
+            return Way(name, self._near(family, name))
+        if way and way.interface != avoid and interface in ("", way.interface):
+            return way
         name = interface or self._any_interface(family, avoid)
         if not self._index(name):
             there = ", ".join(link.name for link in self._network.links)
@@ -293,10 +298,9 @@ class Copy:
         attributes = [(_RTA_DST, _packed(far)), (_RTA_OIF, struct.pack("=i", self._index(name)))]
         body = _ROUTE_HEAD.pack(VERSIONS[family], len(_packed(far)) * 8, 0, 0, _TABLE_MAIN, 4, 0, _UNICAST, 0)
         self._replay("route", _NEWROUTE, body + pack(attributes))
-        self.assumed.append(
-            f"{family}: no route leads to {far}{f' through {interface}' if interface else ''}; sent through {name}"
-        )
-        return self.way(family, far, user=user) or Way(name, near)
+        through = f" through {interface}" if interface else ""
+        self.assumed.append(f"{family}: no route leads to {far}{through}; sent through {name}")
+        return Way(name, near)
 
     def neighbour(self, family: str, network: str) -> str:
         """An address in a network that is not the host's own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import typing as t
+from dataclasses import replace
 
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
@@ -15,6 +16,7 @@ from .drops import Drops
 from .linux import apart
 from .network import Copy, read_network
 from .probe import Probe
+from .question import without_zones
 from .report import Proof, Verdict, report
 from .rulesets import Rules, read_rules
 
@@ -31,6 +33,7 @@ __all__ = ["prove"]
 def prove(host: Host, question: Question) -> Proof:
     """The proof for this host. Raises BackendError."""
     start = time.monotonic()
+    question = replace(question, passage=without_zones(host, question.passage))
     network = read_network()
     pieces = read_rules(host)
     off = tuple(family for family in question.families if family not in network.families)

@@ -8,18 +8,25 @@ from __future__ import annotations
 import ipaddress
 import pwd
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .._backends.contract import BackendError
 from .._front import read_networks, read_passage
 from .._model.messages import Problem, RequestError
 from .._model.ports import HIGHEST, LOWEST, PortSet
-from .._model.rules import DIRECTIONS, FAMILIES, Passage, RuleSet, family_of, parse_rules
+from .._model.rules import DIRECTIONS, FAMILIES, Passage, RuleSet, Side, family_of, parse_rules
 
-__all__ = ["ALL_PORTS", "Question", "read_question"]
+if t.TYPE_CHECKING:
+    from .._backends.contract import Host
+
+__all__ = ["ALL_PORTS", "Question", "read_question", "without_zones"]
 
 ALL_PORTS = PortSet.of((LOWEST, HIGHEST))
 
 T = t.TypeVar("T")
+
+# How a network begins; sources of a zone can be hardware addresses and ipsets as well.
+_ADDRESS = frozenset("0123456789abcdefABCDEF:")
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,29 @@ def read_question(params: t.Mapping[str, t.Any]) -> Question:
         interface=params["interface"] or "",
         user=user,
     )
+
+
+def without_zones(host: Host, passage: Passage) -> Passage:
+    """The passage with the interfaces and sources of firewalld's zones in place of these. Raises BackendError."""
+    inside, outside = (
+        tuple(sorted({found for side in sides for found in _behind(host, side)}))
+        for sides in (passage.inside, passage.outside)
+    )
+    return replace(passage, inside=inside, outside=outside)
+
+
+def _behind(host: Host, side: Side) -> list[Side]:
+    if side.kind != "zone":
+        return [side]
+    found = []
+    for kind, question in (("interface", "--list-interfaces"), ("source", "--list-sources")):
+        outcome = host.run(["firewall-cmd", f"--zone={side.name}", question])
+        if outcome.code != 0:
+            raise BackendError(f"{side}: firewall-cmd says {outcome.err.strip()}; name an interface or a source")
+        found += [Side(kind, name) for name in outcome.out.split() if kind == "interface" or name[0] in _ADDRESS]
+    if not found:
+        raise BackendError(f"{side}: it has neither interfaces nor sources; name an interface or a source")
+    return found
 
 
 def _addresses(texts: t.Iterable[str], where: str) -> tuple[str, ...]:

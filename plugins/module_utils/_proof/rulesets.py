@@ -180,7 +180,9 @@ def _refusal(piece: Piece, message: str) -> str:
     found = re.search(r"(?:stdin:|line[: ]+)(\d+)", message)
     lines = piece.text.splitlines()
     number = int(found[1]) if found else 0
-    where = f"line {number}, {lines[number - 1].strip()[:_LONGEST]!r}" if 0 < number <= len(lines) else "no line is named"
+    where = (
+        f"line {number}, {lines[number - 1].strip()[:_LONGEST]!r}" if 0 < number <= len(lines) else "no line is named"
+    )
     what = (
         f"table {piece.name} of nft"
         if piece.tool == "nft"

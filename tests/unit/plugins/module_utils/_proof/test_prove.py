@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
-from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import RuleSet
+from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.question import Question
 from document import SDKS
 from netns import IPTABLES, LEGACY, NFTABLES, Firewall, NetnsHost, rule_set
@@ -342,3 +342,167 @@ def test_what_decides_nothing_leaves_no_doubt(host: NetnsHost, firewall: Firewal
     host.sh(script)
     proof = prove(host, rules=WEB, ports=SOME)
     assert (proof["open"], proof["unknown"]) == (as_written(WEB, SOME), NONE)
+
+
+REDIRECTED = {
+    "nftables": (
+        NFTABLES,
+        "nft 'table ip way {"
+        "chain out { type nat hook output priority -100; tcp dport { 80, 443 } redirect to :3128; };"
+        "chain in { type nat hook prerouting priority -100; tcp dport 81 redirect to :8080; }; }';"
+        "nft add rule inet filter output tcp dport 3128 accept; nft add rule inet filter input tcp dport 3128 accept;"
+        "nft add rule inet filter input tcp dport 8080 accept",
+    ),
+    "iptables": (
+        IPTABLES,
+        "iptables -t nat -A OUTPUT -p tcp -m multiport --dports 80,443 -j REDIRECT --to-ports 3128;"
+        "iptables -t nat -A PREROUTING -p tcp --dport 81 -j REDIRECT --to-ports 8080;"
+        "iptables -A OUTPUT -p tcp --dport 3128 -j ACCEPT; iptables -A INPUT -p tcp --dport 3128 -j ACCEPT;"
+        "iptables -A INPUT -p tcp --dport 8080 -j ACCEPT",
+    ),
+}
+
+
+@pytest.mark.parametrize(("firewall", "script"), REDIRECTED.values(), ids=REDIRECTED.keys())
+def test_ports_are_those_from_before_any_translation(host: NetnsHost, firewall: Firewall, script: str) -> None:
+    firewall.close(host)
+    host.sh(script)
+    found = prove(host, families=("ipv4",), ports=PortSet.of((1, 600), 3128, 8080))["open"]["ipv4"]
+    assert found["egress"] == {"tcp": ["80", "443", "3128"], "udp": []}
+    assert found["ingress"] == {"tcp": ["81", "3128", "8080"], "udp": []}
+
+
+# Two interfaces with addresses and a way to the internet through out0.
+ROUTED = """
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+ip link set in0 up; ip link set out0 up
+ip address add 10.1.0.1/24 dev in0; ip address add 192.0.2.2/24 dev out0; ip route add default via 192.0.2.1
+ip address add fd01::1/64 dev in0 nodad; ip address add 2001:db8::2/64 dev out0 nodad
+ip -6 route add default via 2001:db8::1
+"""
+BOTH_WAYS = Passage((Side("interface", "in0"),), (Side("interface", "out0"),), ("10.1.0.5/32", "fd01::5/128"))
+
+
+@pytest.fixture
+def routed(host: NetnsHost) -> NetnsHost:
+    """A host with interfaces in use."""
+    host.sh(ROUTED)
+    return host
+
+
+def test_a_host_is_proved_on_the_way_that_its_packets_take(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    routed.apply(WEB)
+    routed.nft(
+        "table inet guard { chain out { type filter hook output priority 5;\n"
+        'oifname "in0" tcp dport 80 drop\nip saddr != 192.0.2.2 udp dport 3478 drop\n'
+        "ip6 daddr 2001:db8:7::/48 tcp dport 443 drop\n}\n}\n"
+    )
+    proof = prove(routed, rules=WEB, ports=SOME)
+    assert (proof["missing"], proof["assumed"]) == (NONE, [])
+    proof = prove(routed, rules=WEB, ports=SOME, interface="in0", near=("10.1.0.1",), far=("2001:db8:7::1",))
+    assert proof["missing"]["ipv4"]["egress"] == {"tcp": ["80"], "udp": ["3478"]}
+    assert proof["missing"]["ipv6"]["egress"] == {"tcp": ["80", "443"], "udp": []}
+    assert any("sent through in0" in text for text in proof["assumed"])
+
+
+def test_the_user_who_sends_can_be_chosen(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    routed.apply(WEB)
+    routed.nft("insert rule inet filter output meta skuid 1234 udp dport 3478 drop")
+    for user, missing in ((1234, ["3478"]), (1235, [])):
+        proof = prove(routed, rules=WEB, ports=SOME, user=user)
+        assert proof["unknown"] == NONE
+        assert proof["missing"]["ipv6"]["egress"]["udp"] == missing
+
+
+@pytest.mark.parametrize("firewall", [NFTABLES, IPTABLES], ids=lambda firewall: firewall.name)
+def test_a_gateway_is_proved_at_what_it_forwards(routed: NetnsHost, firewall: Firewall) -> None:
+    firewall.close(routed)
+    rules = rule_set().placed(["gateway"], BOTH_WAYS)
+    routed.apply(rules, firewall.backend)
+    within = edges(rules)
+    proof = prove(routed, placements=("gateway",), passage=BOTH_WAYS, rules=rules, ports=within)
+    assert proof["open"] == as_written(rules, within)
+    assert (proof["missing"], proof["beyond"]) == (NONE, NONE)
+    assert set(proof["covered"].values()) == {"yes"}
+    # The host itself is as closed as before.
+    both = prove(routed, placements=("host", "gateway"), passage=BOTH_WAYS, rules=rules, ports=within)
+    assert both["open"] == NONE
+    assert (both["missing"], set(both["covered"].values())) == (NONE, {"yes"})
+    firewall.insert(routed, "forward", "tcp dport 443 drop" if firewall is NFTABLES else "-p tcp --dport 443 -j DROP")
+    proof = prove(routed, placements=("gateway",), passage=BOTH_WAYS, rules=rules, ports=within)
+    assert (proof["missing"]["ipv4"]["egress"]["tcp"], proof["covered"]["web"]) == (["443"], "no")
+    assert "443" in proof["dropped_by"][0]["where"]
+    routed.sh("sysctl -qw net.ipv4.ip_forward=0")
+    proof = prove(routed, placements=("gateway",), passage=BOTH_WAYS, rules=rules, ports=SOME, families=("ipv4",))
+    assert proof["open"]["ipv4"]["egress"] == {"tcp": [], "udp": []}
+    assert {drop["where"][:14] for drop in proof["dropped_by"]} == {"no rule tells;"}
+
+
+SOURCES = Passage((Side("source", "10.1.0.0/24"), Side("source", "fd01::/64")), (), ("10.1.0.0/26", "fd01::5/128"))
+
+
+def test_a_gateway_whose_sides_are_networks(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    rules = rule_set("recording", ingress_from=["198.51.100.0/24", "2001:db8:7::/48"]).placed(["gateway"], SOURCES)
+    routed.apply(rules)
+    within = edges(rules)
+    proof = prove(routed, placements=("gateway",), passage=SOURCES, rules=rules, ports=within)
+    assert proof["open"]["ipv4"]["egress"]["udp"] == ports(rules, "egress", "udp", within)
+    # Not for everybody, but for those who may.
+    assert proof["open"]["ipv4"]["ingress"]["udp"] == []
+    assert (proof["missing"], proof["covered"]) == (NONE, {"recording": "yes"})
+
+
+def test_ingress_for_some_networks_is_proved_from_each_of_them(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(rule_set("recording", ingress_from=["198.51.100.0/24", "2001:db8:7::/48"]))
+    wider = rule_set("recording", ingress_from=["198.51.100.0/24", "203.0.113.0/24", "2001:db8:7::/48"])
+    proof = prove(host, rules=wider, ports=edges(wider))
+    assert proof["missing"]["ipv4"]["ingress"]["udp"] == ports(wider, "ingress", "udp", edges(wider))
+    assert proof["missing"]["ipv6"] == NONE["ipv6"]
+    assert proof["beyond"] == NONE
+
+
+def test_rules_for_names_are_unknown_unless_a_far_end_is_named(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.nft("add rule inet filter output ip daddr 198.51.100.7 tcp dport != 443 accept")
+    rules = RuleSet.of(rule for rule in rule_set("web", scope="names") if rule.protocol == "tcp")
+    proof = prove(host, rules=rules, ports=SOME, families=("ipv4",))
+    assert (proof["covered"], proof["missing"]["ipv4"]) == ({"web": "unknown"}, NONE["ipv4"])
+    proof = prove(host, rules=rules, ports=SOME, families=("ipv4",), far=("198.51.100.7",))
+    assert (proof["covered"], proof["missing"]["ipv4"]["egress"]["tcp"]) == ({"web": "no"}, ["443"])
+
+
+def test_a_family_that_is_off_is_left_out(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    host.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
+    proof = prove(host, rules=WEB, ports=SOME)
+    assert proof["open"] == {"ipv4": as_written(WEB, SOME)["ipv4"]}
+    assert proof["covered"] == {"web": "yes"}
+
+
+def test_the_network_is_copied(routed: NetnsHost) -> None:
+    """Policy routing, reverse path filters and interfaces of any kind decide as on the host."""
+    routed.sh(
+        "ip route add blackhole default table 77; ip rule add to 45.0.0.0/8 table 77; ip route add 46.0.0.0/8 dev in0;"
+        "ip route add unreachable 47.0.0.0/8; sysctl -qw net.ipv4.conf.all.rp_filter=1;"
+        "ip link add br0 type bridge; ip link set br0 up"
+    )
+    routed.nft(
+        "table inet f { chain i { type filter hook input priority 0;\n"
+        'iif "in0" tcp dport 1 drop\niif "br0" tcp dport 2 drop\n}\n}\n'
+    )
+
+    def found(far: str, interface: str = "") -> tuple[list[str], list[str]]:
+        few = PortSet.of((1, 3))
+        held = prove(routed, ports=few, families=("ipv4",), far=(far,), interface=interface)["open"]["ipv4"]
+        return held["egress"]["tcp"], held["ingress"]["tcp"]
+
+    assert found("44.1.1.1") == (["1-3"], ["1-3"])
+    assert found("44.1.1.1", "br0") == (["1-3"], ["1", "3"])
+    assert found("45.1.1.1") == ([], [])
+    assert found("46.1.1.1") == (["1-3"], ["2-3"])
+    assert found("47.1.1.1") == ([], [])
