@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 from .._backends.saveformat import leads, options_of
 
-__all__ = ["VARIANTS", "Doubt", "Known", "in_nft", "in_save_format"]
+__all__ = ["HIDDEN", "PASSING", "VARIANTS", "Doubt", "Known", "in_nft", "in_save_format"]
 
 # What rules in doubt do.
 VARIANTS = ("worst", "best")
 
+# The comment of a rule of nft that had extensions of iptables begins with this; what follows names them.
+HIDDEN = "openagora extensions: "
 # What is in doubt for a reason that a person would ask for; the rest is named by itself.
 _SET_ELSEWHERE = "a mark that no rule of this host sets"
 _WHO_SENDS = "who sends the packet; choose with option user"
@@ -72,7 +74,7 @@ _SHOWN = frozenset(
 )
 _MARKS = frozenset(("mark", "connmark"))
 # Targets after which the packet goes on as it was, as far as this host's rules are concerned.
-_PASSING = frozenset(
+PASSING = frozenset(
     (
         "LOG",
         "NFLOG",
@@ -202,7 +204,7 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         matches, target = _segments(spec)
         certain, reasons = _sort_out(matches, known)
         verdict = leads(spec)
-        own = verdict in _PASSING or verdict in _DECIDING or not verdict or verdict in chains
+        own = verdict in PASSING or verdict in _DECIDING or not verdict or verdict in chains
         if verdict in _LEFT_OUT:
             continue
         if not own:
@@ -210,7 +212,7 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         if not reasons:
             loaded.append(line)
             continue
-        if chain in harmless or (own and (verdict in _PASSING or not verdict or verdict in harmless)):
+        if chain in harmless or (own and (verdict in PASSING or not verdict or verdict in harmless)):
             continue
         doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
         stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
@@ -312,6 +314,10 @@ def in_nft(
         kept = [statement for statement in expression if not _left_out(statement)]
         reasons = list(dict.fromkeys(reason for statement in expression for reason in _reasons(statement, known)))
         verdicts = [kind for statement in expression for kind in statement if kind in _VERDICTS | _OUTSIDE | {"vmap"}]
+        hidden = rule.get("comment", "").partition(HIDDEN)[2]
+        if hidden:
+            reasons.append(hidden)
+            verdicts.append("xt")
         target = next((statement["jump"]["target"] for statement in expression if "jump" in statement), None)
         place = {key: rule[key] for key in ("family", "table", "chain", "handle")}
         decides = (

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import typing as t
@@ -12,10 +13,11 @@ from dataclasses import dataclass, replace
 
 from .._backends.contract import BackendError
 from .._backends.nftables import kept_by_iptables, parse_listing
-from .doubt import VARIANTS, in_nft, in_save_format
+from .doubt import HIDDEN, PASSING, VARIANTS, in_nft, in_save_format
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
+    from .._backends.nftables import Table
     from .doubt import Doubt
 
 __all__ = ["Piece", "Rules", "read_rules"]
@@ -25,6 +27,9 @@ _LONGEST = 300
 # What the kernel lists of legacy tables; looking at one that is not there would create it.
 _LEGACY = {"iptables": "/proc/net/ip_tables_names", "ip6tables": "/proc/net/ip6_tables_names"}
 _NFT_FAMILIES = ("inet", "ip", "ip6", "netdev")
+_HANDLE = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
+_EXTENSION = re.compile(r' xt (?:match|target) "?[\w-]+"?')
+_COMMENT = re.compile(r' comment "[^"]*"$')
 # A table that a program owns is as good without it in the copy.
 _OWNED = re.compile(r"^\tflags (?=.*\b(?:owner|persist)\b)(.+)$", re.MULTILINE)
 
@@ -87,7 +92,36 @@ def _nft_tables(host: Host) -> t.Iterator[Piece]:
     for table in tables.values():
         if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
             text = _run(host, ["nft", "-s", "list", "table", table.family, table.name])
+            hidden = _extensions(host, table) if table.family in ("ip", "ip6") else {}
+            if hidden:
+                text = _run(host, ["nft", "-s", "-a", "list", "table", table.family, table.name])
+                text = _HANDLE.sub(functools.partial(_without_extensions, hidden), text)
             yield Piece("nft", _OWNED.sub(_disowned, text), table.id)
+
+
+def _extensions(host: Host, table: Table) -> dict[str, list[str]]:
+    """The extensions of iptables in the rules of a table which its commands do not keep, by the rule's handle.
+
+    nft lists what it cannot translate as `xt match NAME`, which cannot be loaded, or leaves it out without a word when
+    it has no library for it.
+    """
+    listing = json.loads(_run(host, ["nft", "-j", "list", "table", table.family, table.name]))["nftables"]
+    found = {}
+    for rule in (item["rule"] for item in listing if "rule" in item):
+        names = [statement["xt"]["name"] for statement in rule["expr"] if "xt" in statement]
+        if names:
+            found[str(rule["handle"])] = names
+    return found
+
+
+def _without_extensions(hidden: dict[str, list[str]], line: re.Match[str]) -> str:
+    """A line of a listing without its handle; a rule with extensions without them, and marked as one in doubt."""
+    text, handle = line.groups()
+    if not text.startswith("\t\t") or handle not in hidden:
+        return text
+    text = _COMMENT.sub("", _EXTENSION.sub("", text))
+    doubtful = [name for name in hidden[handle] if name not in PASSING]
+    return f'{text} comment "{HIDDEN}{", ".join(doubtful)}"' if doubtful else text
 
 
 def _disowned(flags: re.Match[str]) -> str:
