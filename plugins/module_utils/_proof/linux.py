@@ -17,7 +17,7 @@ import typing as t
 
 from .._backends.contract import BackendError
 
-__all__ = ["act_as", "apart", "new_network"]
+__all__ = ["act_as", "apart", "need_capabilities", "new_network"]
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
@@ -53,7 +53,7 @@ def act_as(user: int | None) -> t.Iterator[None]:
             libc.setfsuid(ctypes.c_uint(before))
 
 
-def _need_capabilities() -> None:
+def need_capabilities() -> None:
     """Raises BackendError with every capability that is missing."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
@@ -71,7 +71,6 @@ def apart(work: t.Callable[[], t.Any]) -> t.Any:
     Nothing of it outlives this process, however that ends: the kernel kills process 1 of the private process namespace
     when its parent dies, and with it all its processes; what they held goes with them. Raises BackendError.
     """
-    _need_capabilities()
     reader, writer = os.pipe()
     caller = os.getpid()
     keeper = os.fork()

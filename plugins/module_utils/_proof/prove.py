@@ -13,7 +13,7 @@ from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
 from .doubt import VARIANTS
 from .drops import Drops
-from .linux import apart
+from .linux import apart, need_capabilities
 from .network import Copy, read_network
 from .probe import Probe
 from .question import without_zones
@@ -33,6 +33,7 @@ __all__ = ["prove"]
 def prove(host: Host, question: Question) -> Proof:
     """The proof for this host. Raises BackendError."""
     start = time.monotonic()
+    need_capabilities()
     question = replace(question, passage=without_zones(host, question.passage))
     network = read_network()
     pieces = read_rules(host)

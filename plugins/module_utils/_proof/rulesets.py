@@ -206,7 +206,7 @@ class Rules:
                 table = " ".join(line.split()[1:3])
             elif line.startswith("\t\t") and " # handle " in line:
                 text, _hash, handle = line.strip().rpartition(" # handle ")
-                texts[f"{table} {handle}"] = text
+                texts[f"{table} {handle}"] = text.partition(f' comment "{HIDDEN}')[0]
         return texts
 
 

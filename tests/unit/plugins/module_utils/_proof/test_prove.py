@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
+import random
 import sys
+import time
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.question import Question
@@ -32,7 +36,9 @@ except BackendError as error:
     answer = error
 print(base64.b64encode(pickle.dumps(answer)).decode())
 """
-PROVER = ["env", f"PYTHONPATH={COLLECTIONS}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ANSWER]
+# By which its processes are found.
+MARK = f"OPENAGORA_PROVER={os.getpid()}"
+PROVER = ["env", MARK, f"PYTHONPATH={COLLECTIONS}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ANSWER]
 
 Result = dict[str, t.Any]
 
@@ -42,10 +48,14 @@ WEB = rule_set("web")
 SOME = PortSet.of((1, 600), (3478, 3480), (5660, 5670), (9999, 10003), 65535)
 
 
-def prove(host: NetnsHost, **question: t.Any) -> Result:
-    """What the proof says of the host."""
-    asked = base64.b64encode(pickle.dumps(Question(**question))).decode()
-    done = host.run(PROVER, stdin=asked)
+def asked(**question: t.Any) -> str:
+    """What the prover reads."""
+    return base64.b64encode(pickle.dumps(Question(**question))).decode()
+
+
+def prove(host: NetnsHost, *, through: t.Sequence[str] = (), **question: t.Any) -> Result:
+    """What the proof says of the host; `through` is a command that starts it."""
+    done = host.run([*through, *PROVER], stdin=asked(**question))
     assert done.code == 0, done.err
     answer = pickle.loads(base64.b64decode(done.out))
     if isinstance(answer, Exception):
@@ -506,3 +516,115 @@ def test_the_network_is_copied(routed: NetnsHost) -> None:
     assert found("45.1.1.1") == ([], [])
     assert found("46.1.1.1") == (["1-3"], ["2-3"])
     assert found("47.1.1.1") == ([], [])
+
+
+# Extensions whose commands are gone: the script takes the commands away, the ports are then unknown.
+FOREIGN = """
+iptables -A OUTPUT -p tcp --dport 22 -m recent --rcheck --name x -j ACCEPT
+iptables -A OUTPUT -p tcp --dport 60 -j REJECT
+iptables -A OUTPUT -p udp --dport 5 -j LOG
+"""
+NO_IPTABLES = "for name in nft legacy; do mount --bind /dev/null /usr/sbin/xtables-$name-multi; done;"
+NO_EXTENSIONS = "mount -t tmpfs tmpfs $(dirname $(find /usr/lib /usr/lib64 -name libxt_recent.so | head -n 1));"
+
+
+@pytest.mark.parametrize("script", [NO_IPTABLES, NO_IPTABLES + NO_EXTENSIONS], ids=["listed", "left out"])
+def test_extensions_that_nft_cannot_copy_are_unknown(host: NetnsHost, script: str) -> None:
+    host.sh(FOREIGN)
+    host.sh(script)
+    found = prove(host, ports=PortSet.of((1, 99)), families=("ipv4",))
+    assert found["unknown"]["ipv4"]["egress"] == {"tcp": ["22", "60"], "udp": []}
+    assert found["open"]["ipv4"]["egress"] == {"tcp": ["1-21", "23-59", "61-99"], "udp": ["1-99"]}
+    assert [doubt["what"] for doubt in found["not_modelled"]] == ["recent", "REJECT"]
+
+
+def corrupted(command: str, edit: str) -> str:
+    """A script that puts one before a command which spoils what it prints, if it reads nothing."""
+    name = f"/usr/local/sbin/{command.rpartition('/')[2]}"
+    script = f'[ "$1" = -f ] && exec {command} "$@"; {command} "$@" | sed "{edit}"'
+    return f"printf '%s\\n' '#!/bin/sh' '{script}' > {name}; chmod +x {name}; "
+
+
+BAD: dict[str, tuple[str, list[str], list[str]]] = {
+    "no commands": (
+        f"{NO_IPTABLES} mount --bind /dev/null /usr/sbin/nft",
+        [],
+        ["neither nft nor iptables-save is installed", "install nftables or iptables"],
+    ),
+    "no capability": (
+        "",
+        ["setpriv", "--bounding-set=-sys_admin,-net_admin"],
+        ["lacks CAP_NET_ADMIN, CAP_SYS_ADMIN;", "become: true"],
+    ),
+    "a table that does not load": (
+        corrupted("/usr/sbin/nft", "s/dport 5 /dport oddity /")
+        + "nft 'table inet odd { chain c { tcp dport 5 accept; }; }'",
+        [],
+        ["table inet odd of nft does not load, line 3, 'tcp dport oddity accept'", "Write that rule another way"],
+    ),
+    "rules that do not load": (
+        corrupted("/usr/sbin/iptables-nft-save", "s/--dport/--oddity/")
+        + "iptables -A OUTPUT -p tcp --dport 80 -j DROP",
+        [],
+        ["what iptables-nft-save prints does not load, line ", "--oddity 80 -j DROP"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "through", "texts"), BAD.values(), ids=BAD.keys())
+def test_what_keeps_a_proof_from_being_made(host: NetnsHost, script: str, through: list[str], texts: list[str]) -> None:
+    host.sh(script)
+    with pytest.raises(BackendError) as raised:
+        prove(host, through=through, ports=SOME)
+    for text in texts:
+        assert text in str(raised.value)
+
+
+def test_an_interface_that_is_not_there(host: NetnsHost) -> None:
+    with pytest.raises(BackendError, match="interface eth9: not on this host, which has lo, out0, in0"):
+        prove(host, ports=SOME, interface="eth9")
+
+
+def provers() -> list[int]:
+    """The processes of provers that are alive."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if MARK.encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def traces(host: NetnsHost) -> str:
+    """Everything that a proof could leave on the host."""
+    state = host.sh("ip -o link; ip address; ip route show table all; find /run /etc -xdev; cat /proc/self/mountinfo")
+    return state + host.listing() + host.sh("nft list ruleset")
+
+
+def test_nothing_is_left_of_fifty_proofs_ten_of_which_are_killed(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    host.sh("iptables -A OUTPUT -p tcp --dport 6 -j DROP; ipset create banned hash:ip")
+    before = traces(host)
+    chance = random.Random(4)
+    # What a proof takes from its start to its end, with all ports.
+    start = time.monotonic()
+    prove(host)
+    longest = time.monotonic() - start
+    for number in range(50):
+        if number % 5:
+            assert prove(host, ports=PortSet.of(80, 81), families=("ipv4",))["open"]["ipv4"]["egress"]["tcp"] == ["80"]
+            continue
+        with host.start(PROVER) as prover:
+            assert prover.stdin
+            prover.stdin.write(asked())
+            prover.stdin.close()
+            time.sleep(chance.uniform(0, longest))
+            prover.kill()
+    deadline = time.monotonic() + 20
+    while provers():
+        assert time.monotonic() < deadline, "a process of a proof that was killed is still there"
+        time.sleep(0.05)
+    assert traces(host) == before
