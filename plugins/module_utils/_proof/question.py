@@ -117,7 +117,8 @@ def _addresses(texts: t.Iterable[str], where: str) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for index, text in enumerate(texts):
         try:
-            address = str(ipaddress.ip_address(text.strip()))
+            # The zone of an address is an interface, which has an option of its own.
+            address = str(ipaddress.ip_address(text.strip().replace("%", "/")))
         except ValueError:
             problems.append(
                 Problem(f"{where}[{index}]", f"{text!r} is not an address such as 192.0.2.1 or 2001:db8::1")
