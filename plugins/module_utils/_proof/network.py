@@ -30,14 +30,14 @@ __all__ = [
     "buffered",
     "packet_socket",
     "read_network",
+    "read_setting",
 ]
 
 VERSIONS = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 
 # The hardware address of every interface of the copy.
-# asm-generic/socket.h; the limit that other programs are held to is too low for a burst.
-_SO_RCVBUFFORCE = 33
-_RECEIVE_BUFFER = 8 << 20
+# More than the kernel allows by default (net.core.rmem_max), which then gives as much as it does.
+_RECEIVE_BUFFER = 1 << 20
 
 HARDWARE = b"\x02\0\0\0\0\x01"
 # Carries the packets by which the sender knows that those before them have come to their end.
@@ -143,12 +143,12 @@ def _read_settings() -> t.Iterator[tuple[str, str]]:
             folders = sorted(os.listdir(f"/proc/sys/net/{family}/conf"), key=lambda name: (name != "all", name))
             names += [f"{family}/conf/{folder}/{setting}" for folder in folders for setting in settings]
     for name in names:
-        value = _read_setting(name)
+        value = read_setting(name)
         if value:
             yield name, value
 
 
-def _read_setting(name: str) -> str:
+def read_setting(name: str) -> str:
     """A setting of the namespace, empty when it is not there."""
     with contextlib.suppress(OSError), open(f"/proc/sys/net/{name}", encoding="ascii") as file:
         return file.read().strip()
@@ -186,7 +186,7 @@ class Copy:
         self.add_cable(TICK)
         for name, value in network.settings:
             # Some cannot be written outside of the first namespace, and are the same in all.
-            if _read_setting(name) != value:
+            if read_setting(name) != value:
                 _write_setting(name, value)
         indexes = {link.index: self._index(link.name) for link in network.links}
         for body in network.addresses:
@@ -366,8 +366,8 @@ class Wire:
 
 
 def buffered(made: socket.socket) -> socket.socket:
-    """The socket, as one that holds what a burst brings and never waits."""
-    made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    """The socket, as one that holds as much as may be and never waits."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     made.setblocking(False)
     return made
 

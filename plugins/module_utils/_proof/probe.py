@@ -19,16 +19,19 @@ from .._backends.contract import BackendError
 from .._model.ports import PortSet
 from .linux import act_as
 from .netlink import Netlink
-from .network import ETHERTYPES, HARDWARE, TICK, TICK_TYPE, VERSIONS, Copy, buffered, packet_socket
+from .network import ETHERTYPES, HARDWARE, TICK, TICK_TYPE, VERSIONS, Copy, buffered, packet_socket, read_setting
 from .packets import NUMBERS, Packets
 
 __all__ = ["Flow", "Probe"]
 
-# Half of the packets that the kernel lets wait for a processor (net.core.netdev_max_backlog is 1000 unless raised):
-# what is delivered on the host may have an answer.
-_BURST = 400
-# A table of connections that is full drops packets, and 65536 is a common size.
+# Packets sent before they are collected: less than half of what the kernel lets wait for a processor
+# (net.core.netdev_max_backlog is 1000 unless raised), because what is delivered on the host may have an answer, and no
+# more than fit into the buffer of a socket, where a small packet and its answer take up to this many bytes together.
+_LONGEST_BURST = 400
+_BYTES = 2048
+# A table of connections that is full drops packets. Each namespace has its own; they share the setting of its size.
 _CONNECTIONS = 16384
+_SIZE = "netfilter/nf_conntrack_max"
 _SECONDS = 10
 _NETFILTER = 12
 # linux/netfilter/nfnetlink_conntrack.h: subsystem 1, message 2.
@@ -58,7 +61,9 @@ class Probe:
             end.bind((TICK, TICK_TYPE))
         self._kernel = Netlink(_NETFILTER)
         self._tag = 0
+        self._burst = min(_LONGEST_BURST, self._tick.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _BYTES)
         self._since_forgotten = 0
+        self._most = min(_CONNECTIONS, int(read_setting(_SIZE) or _CONNECTIONS) // 4)
         self.packets = 0
         # What is delivered on the host, past the last hook.
         self._delivered = {
@@ -82,7 +87,7 @@ class Probe:
             for port in ports:
                 send(packets.to(port))
                 waiting += 1
-                if waiting == _BURST:
+                if waiting == self._burst:
                     self._collect(observers, arrived)
                     self._count(waiting)
                     waiting = 0
@@ -113,7 +118,7 @@ class Probe:
         """Forget connections before their table is full; it is the copy's own."""
         self.packets += packets
         self._since_forgotten += packets
-        if self._since_forgotten >= _CONNECTIONS:
+        if self._since_forgotten >= self._most:
             self.forget()
 
     def forget(self) -> None:
