@@ -18,12 +18,12 @@ import sys
 import typing as t
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "collections"))
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "collections"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 
 from netns import IPTABLES, LEGACY, NFTABLES, Firewall, NetnsHost, rule_set
 
+ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = 10_000
 AIMS = {"ipv4": "at most 5", "ipv4, ipv6": "at most 10"}
 
