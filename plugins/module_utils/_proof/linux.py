@@ -137,7 +137,13 @@ def _first(line: int, work: t.Callable[[], t.Any]) -> tuple[str, t.Any] | None:
     if select.select([line], [], [], 0)[0]:
         return None
     # iptables' lock lies in /run: the host's own is none of ours. /proc shows the private processes and settings.
-    _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None)
-    for kind, place in ((b"tmpfs", b"/run"), (b"proc", b"/proc")):
-        _call("mount", kind, place, kind, ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC), None)
+    try:
+        _call("mount", None, b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None)
+        for kind, place in ((b"tmpfs", b"/run"), (b"proc", b"/proc")):
+            _call("mount", kind, place, kind, ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC), None)
+    except OSError as error:
+        raise BackendError(
+            f"a private /run and /proc cannot be mounted: {error.strerror}; a container that hides parts of /proc "
+            "needs to show them, or to be privileged"
+        ) from error
     return "done", work()

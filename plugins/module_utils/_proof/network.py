@@ -230,7 +230,13 @@ class Copy:
             (_GROUP, struct.pack("=I", group)),
             (_LINKINFO, pack(info)),
         ]
-        self._kernel.ask(_NEWLINK, _link_body(0, 0, 0) + pack(named), _CREATE | _EXCL)
+        try:
+            self._kernel.ask(_NEWLINK, _link_body(0, 0, 0) + pack(named), _CREATE | _EXCL)
+        except OSError as error:
+            raise BackendError(
+                f"interface {name} cannot be made in a private copy: {error.strerror}; the kernel needs veth "
+                "(modprobe veth), and the process CAP_NET_ADMIN"
+            ) from error
         self.wire.bring_up(name)
         self._flags(name, _NOARP | (_UP if up else 0))
         if up:

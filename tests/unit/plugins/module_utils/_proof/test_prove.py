@@ -499,11 +499,11 @@ def test_the_network_is_copied(routed: NetnsHost) -> None:
     routed.sh(
         "ip route add blackhole default table 77; ip rule add to 45.0.0.0/8 table 77; ip route add 46.0.0.0/8 dev in0;"
         "ip route add unreachable 47.0.0.0/8; sysctl -qw net.ipv4.conf.all.rp_filter=1;"
-        "ip link add br0 type bridge; ip link set br0 up"
+        "ip link add br0 type bridge; ip link set br0 up group 7"
     )
     routed.nft(
         "table inet f { chain i { type filter hook input priority 0;\n"
-        'iif "in0" tcp dport 1 drop\niif "br0" tcp dport 2 drop\n}\n}\n'
+        'iif "in0" tcp dport 1 drop\niif "br0" iifgroup 7 tcp dport 2 drop\n}\n}\n'
     )
 
     def found(far: str, interface: str = "") -> tuple[list[str], list[str]]:
