@@ -627,3 +627,20 @@ def test_nothing_is_left_of_fifty_proofs_ten_of_which_are_killed(host: NetnsHost
         assert time.monotonic() < deadline, "a process of a proof that was killed is still there"
         time.sleep(0.05)
     assert traces(host) == before
+
+
+def test_the_sides_of_a_gateway_can_be_zones(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    rules = WEB.placed(["gateway"], BOTH_WAYS)
+    routed.apply(rules)
+    routed.stand_in(
+        "firewall-cmd",
+        'case "$1 $2" in "--zone=lan --list-interfaces") echo in0 ;; "--zone=lan --list-sources") echo ipset:x ;;'
+        '"--zone=wan --list-interfaces") ;; "--zone=wan --list-sources") echo 198.51.100.0/24 2001:db8:7::/48 ;;'
+        "*) echo INVALID_ZONE >&2; exit 112 ;; esac",
+    )
+    zones = Passage((Side("zone", "lan"),), (Side("zone", "wan"),))
+    proof = prove(routed, placements=("gateway",), passage=zones, rules=rules, ports=SOME)
+    assert proof["open"] == as_written(rules, SOME)
+    with pytest.raises(BackendError, match="zone dmz: firewall-cmd says INVALID_ZONE"):
+        prove(routed, placements=("gateway",), passage=Passage((Side("zone", "dmz"),)), ports=SOME)
