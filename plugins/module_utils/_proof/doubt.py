@@ -299,8 +299,7 @@ def _harmless(lines: list[str]) -> frozenset[str]:
 def in_nft(
     listing: t.Sequence[dict[str, t.Any]], *, user: bool, variant: str
 ) -> tuple[list[dict[str, t.Any]], list[Doubt]]:
-    """The commands (of libnftables-json(5)) that put a variant into the place of rules in doubt, with
-    those rules.
+    """The commands of libnftables-json(5) that put a variant into the place of rules in doubt, and those rules.
 
     `listing` is what `nft -j list ruleset` has under `nftables`. What adds to sets, or sends packets twice, goes too.
     """

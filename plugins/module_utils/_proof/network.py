@@ -66,7 +66,7 @@ _IN_PROGRESS = 0x08 | 0x20 | 0x40
 
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 3, 4, 5, 7, 9
 _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_UID, _RTA_NH_ID = 12, 23, 25, 30
-_TABLE_MAIN, _TABLE_LOCAL = 254, 255
+_TABLE_MAIN = 254
 _UNICAST, _LOCAL, _BLACKHOLE_TO_THROW = 1, 2, (6, 7, 8, 9)
 _BY_KERNEL = 2
 _CLONED, _ONLINK = 0x200, 0x4
@@ -98,7 +98,6 @@ class Link:
     name: str
     up: bool
     group: int
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,8 @@ class Way:
 def _link(body: bytes) -> Link:
     _family, _kind, index, flags, _change = _LINK.unpack_from(body)
     found = dict(unpack(body[_LINK.size :]))
-    kind = dict(unpack(found.get(_LINKINFO, b""))).get(_INFO_KIND, b"").rstrip(b"\0").decode()
     (group,) = struct.unpack("=I", found.get(_GROUP, bytes(4)))
-    return Link(index, found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"), bool(flags & _UP), group, kind)
+    return Link(index, found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"), bool(flags & _UP), group)
 
 
 def _read_settings() -> t.Iterator[tuple[str, str]]:
@@ -249,9 +247,9 @@ class Copy:
     # Ways
 
     def _way(self, family: str, far: str, user: int | None) -> Way | None:
-        """Where the host's own packets to an address go; None when there is no route. Raises OSError.
+        """Where the host's own packets to an address go; None when there is no route.
 
-        That of a route which says that packets are not to go there (blackhole, unreachable, prohibit).
+        Raises OSError when a route says that packets are not to go there (blackhole, unreachable, prohibit).
         """
         attributes: list[Attribute] = [(_RTA_DST, _packed(far))]
         if user is not None:
@@ -285,17 +283,18 @@ class Copy:
 
         Raises BackendError when the host has no such interface.
         """
+        if interface and not self._index(interface):
+            there = ", ".join(link.name for link in self._network.links)
+            raise BackendError(f"interface {interface}: not on this host, which has {there}")
         try:
             way = self._way(family, far, user)
         except OSError:
+            # The host's own will, which is not changed; the packets are sent and will not arrive.
             name = interface or self._any_interface(family, avoid)
             return Way(name, self._near(family, name))
         if way and way.interface != avoid and interface in ("", way.interface):
             return way
         name = interface or self._any_interface(family, avoid)
-        if not self._index(name):
-            there = ", ".join(link.name for link in self._network.links)
-            raise BackendError(f"interface {name}: not on this host, which has {there}")
         if name not in self._up:
             self._flags(name, _UP)
             self._up.add(name)

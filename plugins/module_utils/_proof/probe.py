@@ -52,7 +52,7 @@ class Probe:
     """The sender and the observers. All on one processor, so that the kernel handles packets in the order sent."""
 
     def __init__(self, copy: Copy, *, user: int | None) -> None:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         self._wire = copy.wire
         self._user = user
         self._tick = packet_socket(socket.SOCK_DGRAM, TICK_TYPE)
