@@ -72,6 +72,8 @@ _SHOWN = frozenset(
         "udplite",
     )
 )
+# The words of `-m owner ! --uid-owner 0`; what it says of groups is in doubt.
+_ONE_OPTION = 5
 _MARKS = frozenset(("mark", "connmark"))
 # Targets after which the packet goes on as it was, as far as this host's rules are concerned.
 PASSING = frozenset(
@@ -245,7 +247,7 @@ def _sort_out(segments: list[list[str]], known: Known) -> tuple[list[str], list[
         if (
             (name in _SHOWN and (name != "set" or known.sets))
             or (name in _MARKS and known.marks)
-            or (name == "owner" and known.user)
+            or (name == "owner" and known.user and "--uid-owner" in words and len(words) <= _ONE_OPTION)
             or (name == "recent" and "--set" in words)
         ):
             certain += words
@@ -389,7 +391,7 @@ def _in_expression(value: t.Any, known: Known) -> t.Iterator[str]:
             if key == "mark":
                 if not known.marks:
                     yield _SET_ELSEWHERE
-            elif key in ("skuid", "skgid"):
+            elif key == "skuid":
                 if not known.user:
                     yield _WHO_SENDS
             elif key.split()[-1] not in (_META if kind == "meta" else _CT):

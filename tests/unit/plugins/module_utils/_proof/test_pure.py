@@ -124,10 +124,16 @@ def test_rules_in_doubt_do_their_worst_and_their_best(spec: str, expected: tuple
 def test_what_is_known_is_not_in_doubt() -> None:
     for spec, known in (
         ("-m owner --uid-owner 0 -j DROP", {"user": True}),
+        ("-m owner ! --uid-owner 0-9 -j DROP", {"user": True}),
         ("-m set --match-set x dst -j DROP", {"sets": True}),
     ):
         assert stand_in(spec, "worst", **known) == (spec, [])
         assert stand_in(spec, "worst", **dict.fromkeys(known, False))[1]
+
+
+def test_the_group_of_who_sends_is_never_known() -> None:
+    for spec in ("-m owner --gid-owner 0 -j DROP", "-m owner --uid-owner 0 --gid-owner 0 -j DROP"):
+        assert stand_in(spec, "worst", user=True) == ("-j DROP", ["who sends the packet; choose with option user"])
 
 
 def test_a_mark_is_known_when_rules_set_it() -> None:
