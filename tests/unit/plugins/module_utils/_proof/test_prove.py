@@ -644,3 +644,26 @@ def test_the_sides_of_a_gateway_can_be_zones(routed: NetnsHost) -> None:
     assert proof["open"] == as_written(rules, SOME)
     with pytest.raises(BackendError, match="zone dmz: firewall-cmd says INVALID_ZONE"):
         prove(routed, placements=("gateway",), passage=Passage((Side("zone", "dmz"),)), ports=SOME)
+
+
+def test_a_table_that_a_program_owns_is_copied(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    table = "add table inet owned { flags owner; chain o { type filter hook output priority 5; tcp dport 80 drop; }; }"
+    with host.owner(table):
+        proof = prove(host, rules=WEB, ports=SOME)
+    assert proof["missing"]["ipv6"]["egress"] == {"tcp": ["80"], "udp": []}
+    assert {drop["where"] for drop in proof["dropped_by"]} == {"nft inet owned o: tcp dport 80 drop"}
+
+
+def test_a_table_at_rest_decides_nothing(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    host.nft("table inet rest { flags dormant; chain o { type filter hook output priority 5; policy drop; }; }\n")
+    assert prove(host, rules=WEB, ports=SOME)["covered"] == {"web": "yes"}
+
+
+def test_a_door_of_a_device_is_copied(routed: NetnsHost) -> None:
+    routed.nft("table netdev d { chain i { type filter hook ingress device out0 priority 0; udp dport 5 drop; }; }\n")
+    found = prove(routed, ports=PortSet.of((1, 9)), families=("ipv4",))["open"]["ipv4"]
+    assert found["ingress"] == {"tcp": ["1-9"], "udp": ["1-4", "6-9"]}
