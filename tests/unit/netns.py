@@ -158,6 +158,16 @@ class NetnsHost(LocalHost):
         """Load a file of nft."""
         self.sh("nft -f -", stdin=text)
 
+    def start(self, argv: t.Sequence[str]) -> subprocess.Popen[str]:
+        """Start a command that reads its standard input."""
+        return subprocess.Popen(
+            [*self._enter, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
     @contextlib.contextmanager
     def owner(self, command: str) -> t.Iterator[t.Callable[[str], None]]:
         """A program that stays while the block lasts, and does this and further commands of nft."""

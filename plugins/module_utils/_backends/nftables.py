@@ -41,7 +41,7 @@ if t.TYPE_CHECKING:
     from .._model.messages import Notice
     from .contract import Crossing, Host
 
-__all__ = ["Nftables"]
+__all__ = ["Nftables", "kept_by_iptables", "parse_listing"]
 
 # The chain of hook forward leads to those of its paths what crosses the gateway.
 _CHAIN = {name: f"{MARK}_{name}" for name in (*PATHS, "forward")}
@@ -497,7 +497,7 @@ def _transaction(table: str, have: Ours, want: Ours) -> str:
     return "\n".join([*lines, ""])
 
 
-def _parse(listing: str) -> dict[str, Table]:
+def parse_listing(listing: str) -> dict[str, Table]:
     """The tables of `nft -j list ruleset`."""
     tables: dict[str, Table] = {}
     for item in json.loads(listing)["nftables"]:
@@ -531,7 +531,7 @@ def _native(table: Table) -> bool:
     return table.family in _FAMILIES and table.name != "firewalld" and "dormant" not in table.flags
 
 
-def _by_iptables(host: Host, table: Table) -> bool:
+def kept_by_iptables(host: Host, table: Table) -> bool:
     """Whether iptables-nft keeps its rules in the table: it bears a name of those, and iptables can read it."""
     bases = [chain.name for chain in table.chains.values() if chain.hook]
     if (
@@ -598,14 +598,14 @@ class Nftables:
         outcome = host.run(argv)
         if outcome.code != 0:
             raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
-        tables = _parse(outcome.out)
+        tables = parse_listing(outcome.out)
         for key, table in tables.items():
             if table.flags:
                 # nft 1.0.6 shows that there are flags, with nonsense for which ones.
                 listing = host.run(["nft", "-s", "list", "table", table.family, table.name]).out
                 flags = re.search(r"^\tflags (.+)", listing, re.MULTILINE)
                 tables[key] = replace(table, flags=tuple(flags[1].split(",")) if flags else ())
-        return {key: table for key, table in tables.items() if _native(table) and not _by_iptables(host, table)}
+        return {key: table for key, table in tables.items() if _native(table) and not kept_by_iptables(host, table)}
 
     def _texts(self, host: Host, table: Table) -> dict[str, tuple[str, ...]]:
         """The rules of chains with ours as nft prints them, asked for only where somebody has changed ours by hand."""
@@ -637,8 +637,8 @@ class Nftables:
         # A configuration that names interfaces of the host does not load there; then the live tables have to do.
         if outcome.code != 0:
             return {}
-        tables = _parse(outcome.out)
-        return {key: table for key, table in tables.items() if _native(table) and not _by_iptables(host, table)}
+        tables = parse_listing(outcome.out)
+        return {key: table for key, table in tables.items() if _native(table) and not kept_by_iptables(host, table)}
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """Chains, sets and jumps for every table with a base chain that can drop what is needed."""

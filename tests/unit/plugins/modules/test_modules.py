@@ -225,3 +225,69 @@ def test_a_host_from_nothing_to_nothing(host: NetnsHost) -> None:
     assert set(all_sdks) <= set(catalog["sdks"])
     assert catalog["latest"] >= "2018-11-06"
     assert "9700" in differing["differences"]["native"]["tcp_added"]
+
+
+def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(rule_set("web", "recording"))
+    host.nft("table inet site { chain out { type filter hook output priority 5; udp dport 3478 drop; }; }\n")
+    host.nft("insert rule inet filter output tcp dport 22 accept")
+    rules = {"rules": rule_set("web", "recording").data(), "directions": ["egress"]}
+    before = host.listing()
+    plain, told, check, missing, beyond, wrong, names = play(
+        host,
+        [
+            call("proof", directions=["ingress"], families=["ipv6"]),
+            call("proof", **rules),
+            call("proof", check=True, **rules),
+            fail("proof", **rules, fail_on=["missing"]),
+            fail("proof", **rules, fail_on=["beyond"], families=["ipv4"]),
+            fail(
+                "proof",
+                placement=["gateway"],
+                directions=[],
+                far=["junk", "192.0.2.1", "192.0.2.2"],
+                user="nobody-of-this-name",
+                ingress_from=["192.0.2.1/24"],
+                fail_on=["missing"],
+            ),
+            fail("proof", rules=[{**RULE, "direction": "sideways"}], near=["::1%lo"]),
+        ],
+    )
+    assert list(plain["open"]) == ["ipv6"]
+    assert list(plain["open"]["ipv6"]) == ["ingress"]
+    assert "missing" not in plain
+    assert told["missing"]["ipv4"]["egress"] == {"tcp": [], "udp": ["3478"]}
+    assert told["beyond"]["ipv6"]["egress"] == {"tcp": ["22"], "udp": []}
+    assert told["covered"] == {"recording": "yes", "web": "no"}
+    assert told["missing_by_sdk"] == {"web": {key: {"egress": {"udp": ["3478"]}} for key in ("ipv4", "ipv6")}}
+    assert [notice["code"] for notice in told["notices"]] == ["udp_closed"]
+    assert any("voice and video need UDP" in warning for warning in told["warnings"])
+    assert told["dropped_by"][0] == {
+        "placement": "host",
+        "family": "ipv4",
+        "direction": "egress",
+        "protocol": "udp",
+        "ports": ["3478"],
+        "where": "nft inet site out: udp dport 3478 drop",
+    }
+    same = ("open", "unknown", "missing", "beyond", "covered", "dropped_by", "not_modelled", "packets", "changed")
+    assert [check[key] for key in same] == [told[key] for key in same]
+    assert missing["msg"] == (
+        "closed and needed: ipv4 egress udp 3478; closed and needed: ipv6 egress udp 3478; "
+        "dropped by nft inet site out: udp dport 3478 drop: ipv4 egress udp 3478; "
+        "dropped by nft inet site out: udp dport 3478 drop: ipv6 egress udp 3478"
+    )
+    assert missing["covered"]["web"] == "no"
+    assert beyond["msg"] == "open and not needed: ipv4 egress tcp 22"
+    assert [problem["where"] for problem in wrong["problems"]] == [
+        "ingress_from[0]",
+        "inside",
+        "far[0]",
+        "far[2]",
+        "user",
+        "directions",
+        "fail_on",
+    ]
+    assert [problem["where"] for problem in names["problems"]] == ["rules[0].direction", "near[0]"]
+    assert host.listing() == before

@@ -1,0 +1,159 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sending packets through the copy of a host, and seeing which of them arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import select
+import socket
+import struct
+import typing as t
+from dataclasses import dataclass
+
+from .._backends.contract import BackendError
+from .._model.ports import PortSet
+from .linux import act_as
+from .netlink import Netlink
+from .network import ETHERTYPES, HARDWARE, TICK, TICK_TYPE, VERSIONS, Copy, buffered, packet_socket, read_setting
+from .packets import NUMBERS, Packets
+
+__all__ = ["Flow", "Probe"]
+
+# Packets sent before they are collected: less than half of what the kernel lets wait for a processor
+# (net.core.netdev_max_backlog is 1000 unless raised), because what is delivered on the host may have an answer, and no
+# more than fit into the buffer of a socket, where a small packet and its answer take up to this many bytes together.
+_LONGEST_BURST = 400
+_BYTES = 2048
+# A table of connections that is full drops packets. Each namespace has its own; they share the setting of its size.
+_CONNECTIONS = 16384
+_SIZE = "netfilter/nf_conntrack_max"
+_SECONDS = 10
+_NETFILTER = 12
+# linux/netfilter/nfnetlink_conntrack.h: subsystem 1, message 2.
+_DELETE_CONNECTIONS = 1 << 8 | 2
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Packets that the host sends itself (no `interface`), or that come to it through an interface."""
+
+    family: str
+    source: str
+    target: str
+    interface: str = ""
+
+
+class Probe:
+    """The sender and the observers. All on one processor, so that the kernel handles packets in the order sent."""
+
+    def __init__(self, copy: Copy, *, user: int | None) -> None:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        self._wire = copy.wire
+        self._user = user
+        self._tick = packet_socket(socket.SOCK_DGRAM, TICK_TYPE)
+        self._ends = (self._tick, self._wire.tick)
+        for end in self._ends:
+            end.bind((TICK, TICK_TYPE))
+        self._kernel = Netlink(_NETFILTER)
+        self._tag = 0
+        self._burst = min(_LONGEST_BURST, self._tick.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _BYTES)
+        self._since_forgotten = 0
+        self._most = min(_CONNECTIONS, int(read_setting(_SIZE) or _CONNECTIONS) // 4)
+        self.packets = 0
+        # What is delivered on the host, past the last hook.
+        self._delivered = {
+            (family, protocol): _raw_socket(VERSIONS[family], number)
+            for family in ETHERTYPES
+            for protocol, number in NUMBERS.items()
+        }
+
+    def arrivals(self, flow: Flow, protocol: str, ports: PortSet) -> PortSet:
+        """The ports whose packets arrive: leave the host for the wire, or are delivered on it."""
+        self._tag += 1
+        packets = Packets(flow.family, protocol, flow.source, flow.target, self._tag)
+        wire, delivered = self._wire.arrivals[flow.family], self._delivered[flow.family, protocol]
+        observers = (
+            (wire, packets.reader(header=True)),
+            (delivered, packets.reader(header=flow.family == "ipv4")),
+        )
+        arrived = bytearray(0x10000)
+        with self._sender(flow) as send:
+            waiting = 0
+            for port in ports:
+                send(packets.to(port))
+                waiting += 1
+                if waiting == self._burst:
+                    self._collect(observers, arrived)
+                    self._count(waiting)
+                    waiting = 0
+            self._collect(observers, arrived)
+            self._count(waiting)
+        arrived[0] = 0
+        return PortSet(tuple((run.start(), run.end() - 1) for run in re.finditer(b"\x01+", arrived)))
+
+    def _collect(
+        self, observers: t.Iterable[tuple[socket.socket, t.Callable[[bytes], int]]], arrived: bytearray
+    ) -> None:
+        self._settle()
+        for observer, read in observers:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    arrived[read(observer.recv(128))] = 1
+
+    def _settle(self) -> None:
+        """Wait until every packet has come to its end: ticks queue behind it, into the host, out of it, in again."""
+        inside, outside = self._ends
+        for sender, receiver in ((outside, inside), (inside, outside), (outside, inside)):
+            sender.sendto(b"tick", (TICK, TICK_TYPE, 0, 0, HARDWARE))
+            if not select.select([receiver], [], [], _SECONDS)[0]:
+                raise BackendError(f"a packet of the private copy took over {_SECONDS} seconds; is the machine stuck?")
+            receiver.recv(16)
+
+    def _count(self, packets: int) -> None:
+        """Forget connections before their table is full; it is the copy's own."""
+        self.packets += packets
+        self._since_forgotten += packets
+        if self._since_forgotten >= self._most:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget all connections that the packets have begun."""
+        self._since_forgotten = 0
+        # Without that part of the kernel new connections push out the old ones, which had no answer.
+        with contextlib.suppress(OSError):
+            self._kernel.ask(_DELETE_CONNECTIONS, struct.pack("!BBH", socket.AF_UNSPEC, 0, 0))
+
+    @contextlib.contextmanager
+    def _sender(self, flow: Flow) -> t.Iterator[t.Callable[[bytes], None]]:
+        if flow.interface:
+            injector = self._wire.injector
+            injector.bind((flow.interface, 0))
+            frame = HARDWARE + HARDWARE + struct.pack("!H", ETHERTYPES[flow.family])
+            yield lambda packet: _past_errors(injector.send, frame + packet)
+            return
+        with act_as(self._user):
+            sender = socket.socket(VERSIONS[flow.family], socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with sender:
+            # So that policy rules see the source; an address that is not the host's own cannot be bound.
+            with contextlib.suppress(OSError):
+                sender.bind((flow.source, 0))
+            target = (flow.target, 0)
+            yield lambda packet: _past_errors(sender.sendto, packet, target)
+
+
+def _past_errors(send: t.Callable[..., t.Any], *arguments: t.Any) -> None:
+    """Send; that the kernel refuses a packet (a rule drops it, no way leads there) is its verdict on the port."""
+    try:
+        send(*arguments)
+    except OSError as error:
+        if error.errno in (errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN):
+            raise BackendError(f"the private copy cannot send: {error.strerror}; is memory short?") from error
+
+
+def _raw_socket(family: int, number: int) -> socket.socket:
+    return buffered(socket.socket(family, socket.SOCK_RAW, number))

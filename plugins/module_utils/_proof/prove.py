@@ -1,0 +1,96 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof: which ports a host's live rules let through, told by the kernel in a private copy of them."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from dataclasses import replace
+
+from .._model.rules import PROTOCOLS
+from .aims import aims, far_address, flows
+from .doubt import VARIANTS
+from .drops import Drops
+from .linux import apart, need_capabilities
+from .network import Copy, read_network
+from .probe import Probe
+from .question import without_zones
+from .report import Proof, Verdict, report
+from .rulesets import Rules, read_rules
+
+if t.TYPE_CHECKING:
+    from .._backends.contract import Host
+    from .._model.ports import PortSet
+    from .network import Network
+    from .question import Question
+    from .rulesets import Piece
+
+__all__ = ["prove"]
+
+
+def prove(host: Host, question: Question) -> Proof:
+    """The proof for this host. Raises BackendError."""
+    start = time.monotonic()
+    need_capabilities()
+    question = replace(question, passage=without_zones(host, question.passage))
+    network = read_network()
+    pieces = read_rules(host)
+    off = tuple(family for family in question.families if family not in network.families)
+    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, question))
+    return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
+
+
+def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: Question) -> dict[str, t.Any]:
+    """What the kernel says, in a private namespace."""
+    copy = Copy(network)
+    families = [family for family in question.families if family in network.families]
+    public = {family: far_address(family, (piece.text for piece in pieces)) for family in families}
+    planned = {aim: flows(copy, aim, question, public[aim.family]) for aim in aims(question, families)}
+    asked = [(aim, flow, protocol) for aim, packets in planned.items() for flow in packets for protocol in PROTOCOLS]
+    probe = Probe(copy, user=question.user)
+    rules = Rules(host, pieces, user=question.user is not None)
+    rules.load(VARIANTS[0])
+    sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
+    doubts = rules.doubts
+    possible = sure
+    if doubts:
+        # What passes although rules in doubt drop has met none of them.
+        rules.load(VARIANTS[1])
+        probe.forget()
+        possible = [
+            held | probe.arrivals(flow, protocol, aim.ports - held) for (aim, flow, protocol), held in zip(asked, sure)
+        ]
+    verdicts = [Verdict(*what, *ports) for what, *ports in zip(asked, sure, possible)]
+    result = report(question, verdicts)
+    if question.rules is not None:
+        missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
+        result["dropped_by"] = _dropped_by(
+            host, rules, probe, [(verdict, ports) for verdict, ports in missing if ports]
+        )
+    notes = [{"where": "network", "rule": note, "what": "it cannot be copied"} for note in copy.notes]
+    return {
+        **result,
+        "not_modelled": [doubt.data() for doubt in doubts] + notes,
+        "assumed": copy.assumed,
+        "packets": probe.packets,
+    }
+
+
+def _dropped_by(
+    host: Host, rules: Rules, probe: Probe, missing: list[tuple[Verdict, PortSet]]
+) -> list[dict[str, t.Any]]:
+    """Where packets to missing ports end."""
+    told: list[dict[str, t.Any]] = []
+    if not missing:
+        return told
+    drops = Drops(host, rules, probe)
+    for verdict, ports in missing:
+        family, direction, protocol = verdict.key
+        place = {"placement": verdict.aim.placement, "family": family, "direction": direction, "protocol": protocol}
+        for where, part in drops.where(verdict.flow, protocol, ports):
+            found = {**place, "ports": part.texts(), "where": where}
+            if found not in told:
+                told.append(found)
+    return told

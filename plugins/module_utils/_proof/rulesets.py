@@ -1,0 +1,229 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The live rules of every owner, read from the host and loaded into a private copy."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import typing as t
+from dataclasses import dataclass, replace
+
+from .._backends.contract import BackendError
+from .._backends.nftables import kept_by_iptables, parse_listing
+from .doubt import HIDDEN, PASSING, VARIANTS, in_nft, in_save_format
+
+if t.TYPE_CHECKING:
+    from .._backends.contract import Host
+    from .._backends.nftables import Table
+    from .doubt import Doubt
+
+__all__ = ["Piece", "Rules", "read_rules"]
+
+# Of a message or a line, which may hold all elements of a set.
+_LONGEST = 300
+# What the kernel lists of legacy tables; looking at one that is not there would create it.
+_LEGACY = {"iptables": "/proc/net/ip_tables_names", "ip6tables": "/proc/net/ip6_tables_names"}
+_NFT_FAMILIES = ("inet", "ip", "ip6", "netdev")
+_HANDLE = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
+_EXTENSION = re.compile(r' xt (?:match|target) "?[\w-]+"?')
+_COMMENT = re.compile(r' comment "[^"]*"$')
+# A table that a program owns is as good without it in the copy.
+_OWNED = re.compile(r"^\tflags (?=.*\b(?:owner|persist)\b)(.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rules in the words of one command.
+
+    `tool` is `nft`, `ipset`, or such as `iptables-nft`; `name` is the table of nft, `text` what the command reads.
+    """
+
+    tool: str
+    text: str
+    name: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        """What reads the text, from standard input."""
+        if self.tool == "nft":
+            return ["nft", "-f", "-"]
+        if self.tool == "ipset":
+            return ["ipset", "restore"]
+        return [f"{self.tool}-restore"]
+
+    @property
+    def is_iptables(self) -> bool:
+        """Whether the text is in the save format of iptables."""
+        return self.tool not in ("nft", "ipset")
+
+
+def read_rules(host: Host) -> tuple[Piece, ...]:
+    """All rules that are live on the host, in the order in which they can be loaded. Raises BackendError."""
+    if not any(map(host.which, ("nft", "iptables-save", "iptables-nft-save", "iptables-legacy-save"))):
+        raise BackendError(
+            "neither nft nor iptables-save is installed on this host, so its rules cannot be read; install nftables "
+            "or iptables"
+        )
+    pieces = []
+    if host.which("ipset"):
+        pieces.append(Piece("ipset", _run(host, ["ipset", "save"])))
+    if host.which("nft"):
+        pieces += _nft_tables(host)
+    for command in ("iptables", "ip6tables"):
+        pieces += _save_formats(host, command)
+    return tuple(piece for piece in pieces if piece.text.strip())
+
+
+def _run(host: Host, argv: list[str]) -> str:
+    outcome = host.run(argv)
+    if outcome.code != 0:
+        raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
+    return outcome.out
+
+
+def _nft_tables(host: Host) -> t.Iterator[Piece]:
+    # Without the rules, of which there may be many.
+    kinds = ("tables", "chains", "sets")
+    items = [item for kind in kinds for item in json.loads(_run(host, ["nft", "-j", "-t", "list", kind]))["nftables"]]
+    tables = parse_listing(json.dumps({"nftables": items}))
+    for table in tables.values():
+        if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
+            text = _run(host, ["nft", "-s", "list", "table", table.family, table.name])
+            hidden = _extensions(host, table) if table.family in ("ip", "ip6") else {}
+            if hidden:
+                text = _run(host, ["nft", "-s", "-a", "list", "table", table.family, table.name])
+                text = _HANDLE.sub(functools.partial(_without_extensions, hidden), text)
+            yield Piece("nft", _OWNED.sub(_disowned, text), table.id)
+
+
+def _extensions(host: Host, table: Table) -> dict[str, list[str]]:
+    """The extensions of iptables in the rules of a table which its commands do not keep, by the rule's handle.
+
+    nft lists what it cannot translate as `xt match NAME`, which cannot be loaded, or leaves it out without a word when
+    it has no library for it.
+    """
+    listing = json.loads(_run(host, ["nft", "-j", "list", "table", table.family, table.name]))["nftables"]
+    found = {}
+    for rule in (item["rule"] for item in listing if "rule" in item):
+        names = [statement["xt"]["name"] for statement in rule["expr"] if "xt" in statement]
+        if names:
+            found[str(rule["handle"])] = names
+    return found
+
+
+def _without_extensions(hidden: dict[str, list[str]], line: re.Match[str]) -> str:
+    """A line of a listing without its handle; a rule with extensions without them, and marked as one in doubt."""
+    text, handle = line.groups()
+    if not text.startswith("\t\t") or handle not in hidden:
+        return text
+    text = _COMMENT.sub("", _EXTENSION.sub("", text))
+    doubtful = [name for name in hidden[handle] if name not in PASSING]
+    return f'{text} comment "{HIDDEN}{", ".join(doubtful)}"' if doubtful else text
+
+
+def _disowned(flags: re.Match[str]) -> str:
+    kept = [flag for flag in re.split(r"\s*,\s*", flags[1]) if flag not in ("owner", "persist")]
+    return f"\tflags {', '.join(kept)}" if kept else ""
+
+
+def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
+    """What the nft and the legacy variant of a command hold, under whichever name the host has them."""
+    default = ""
+    if host.which(f"{command}-save"):
+        default = "nft" if "nf_tables" in host.run([command, "--version"]).out else "legacy"
+    legacy = bool((host.read(_LEGACY[command]) or "").strip())
+    for variant, wanted in (("nft", True), ("legacy", legacy)):
+        tool = next((name for name in (f"{command}-{variant}",) if host.which(f"{name}-save")), "")
+        tool = tool or (command if default == variant else "")
+        if wanted and tool:
+            yield Piece(tool, _run(host, [f"{tool}-save"]))
+        elif wanted and variant == "legacy":
+            raise BackendError(
+                f"{_LEGACY[command]} lists tables, and no command can read them; install {command}-legacy "
+                "(package iptables)"
+            )
+
+
+class Rules:
+    """The rules of a host, in the namespace that this process is in.
+
+    `user`: whether it is known who sends. `doubts` are the rules whose verdict one packet cannot show.
+    """
+
+    def __init__(self, host: Host, pieces: tuple[Piece, ...], *, user: bool) -> None:
+        self.doubts: list[Doubt] = []
+        self._host = host
+        self._pieces = pieces
+        self._user = user
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Whose rules there are."""
+        return tuple(dict.fromkeys(piece.tool for piece in self._pieces))
+
+    def load(self, variant: str) -> None:
+        """Load the rules; of those in doubt this variant. Raises BackendError, which names table and line."""
+        self.doubts = []
+        again = [piece for piece in self._pieces if piece.tool == "ipset"] if variant == VARIANTS[0] else []
+        native = [piece for piece in self._pieces if piece.tool == "nft"]
+        if native:
+            self._feed(Piece("nft", "flush ruleset\n"))
+        for piece in (*again, *native):
+            self._feed(piece)
+        if native:
+            self._settle_doubts(variant)
+        sets = bool(self._host.which("ipset"))
+        for piece in self._pieces:
+            if piece.is_iptables:
+                text, doubts = in_save_format(piece.text, piece.tool, user=self._user, sets=sets, variant=variant)
+                self.doubts += doubts
+                self._feed(replace(piece, text=text))
+
+    def _feed(self, piece: Piece) -> None:
+        outcome = self._host.run(piece.command, stdin=piece.text)
+        if outcome.code != 0:
+            raise BackendError(_refusal(piece, outcome.err))
+
+    def _settle_doubts(self, variant: str) -> None:
+        listing = json.loads(_run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
+        commands, doubts = in_nft(listing, user=self._user, variant=variant)
+        texts = self.nft_texts() if doubts else {}
+        self.doubts += [replace(doubt, rule=texts.get(doubt.rule, doubt.rule)) for doubt in doubts]
+        if commands:
+            outcome = self._host.run(["nft", "-j", "-f", "-"], stdin=json.dumps({"nftables": commands}))
+            if outcome.code != 0:
+                raise BackendError(f"a private copy of the live rules cannot be made: nft says {outcome.err.strip()}")
+
+    def nft_texts(self) -> dict[str, str]:
+        """What the rules of nft say, by table and handle (`inet filter 7`)."""
+        texts = {}
+        table = ""
+        for line in _run(self._host, ["nft", "-s", "-a", "list", "ruleset"]).splitlines():
+            if line.startswith("table "):
+                table = " ".join(line.split()[1:3])
+            elif line.startswith("\t\t") and " # handle " in line:
+                text, _hash, handle = line.strip().rpartition(" # handle ")
+                texts[f"{table} {handle}"] = text.partition(f' comment "{HIDDEN}')[0]
+        return texts
+
+
+def _refusal(piece: Piece, message: str) -> str:
+    found = re.search(r"(?:stdin:|line[: ]+)(\d+)", message)
+    lines = piece.text.splitlines()
+    number = int(found[1]) if found else 0
+    where = (
+        f"line {number}, {lines[number - 1].strip()[:_LONGEST]!r}" if 0 < number <= len(lines) else "no line is named"
+    )
+    what = (
+        f"table {piece.name} of nft"
+        if piece.tool == "nft"
+        else f"what {piece.command[0].replace('restore', 'save')} prints"
+    )
+    says = " ".join(message.split())[:_LONGEST]
+    return (
+        f"a private copy of the live rules cannot be made: {what} does not load, {where}: {says}. "
+        f"Write that rule another way, or update the package of {piece.command[0]}"
+    )
