@@ -32,11 +32,7 @@ help: ## Show this list (also without a target)
 ## Use
 
 open-agora: system venv ## Open what the SDKs need, on a throwaway host or on INVENTORY=hosts.yml with ARGS='-e agora_sdks=web'
-	ansible-playbook open-agora.yml --inventory $(INVENTORY) --diff $(ARGS)
-ifeq ($(INVENTORY),$(SANDBOX))
-	@echo 'The live rules of the throwaway host:'
-	ansible all --inventory $(INVENTORY) --module-name ansible.builtin.command --args 'nft list ruleset'
-endif
+	ansible-playbook open-agora.yml --inventory $(INVENTORY) --diff --extra-vars agora_prove=true $(ARGS)
 
 sandbox-stop: venv ## End the throwaway hosts
 	python plugins/connection/sandbox.py stop
