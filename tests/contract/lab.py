@@ -343,6 +343,18 @@ class Target(Machine):
             }
         return Measured(**{direction: as_sets(recording.result()) for direction, recording in seen.items()})
 
+    def prove(self, **options: t.Any) -> Measured:
+        """What module proof says of the same: the kernel's verdict in a copy of the live rules."""
+        result = self.module("proof", **options)
+        assert not result.get("failed"), result.get("msg")
+        found: dict[str, Ports] = {"egress": {}, "ingress": {}}
+        for family, directions in result["open"].items():
+            for direction, protocols in directions.items():
+                for protocol, texts in protocols.items():
+                    ranges = [[int(end) for end in text.split("-")] for text in texts]
+                    found[direction].update(as_sets({protocol + family[-1]: [[ends[0], ends[-1]] for ends in ranges]}))
+        return Measured(**found)
+
     def assert_open(self, *sdks: str) -> None:
         """By packets: open is what the document lists for these SDKs, and nothing else."""
         measured = self.measure()

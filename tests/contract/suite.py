@@ -91,7 +91,10 @@ class TestPackets:
 
     @pytest.mark.parametrize("sdks", [*((sdk,) for sdk in ALL), ALL], ids="+".join)
     def test_open_is_exactly_the_list(self, target: Target, sdks: tuple[str, ...]) -> None:
-        """Every listed port in its direction; no neighbour of a range, no egress port from outside, nothing else."""
+        """Every listed port in its direction; no neighbour of a range, no egress port from outside, nothing else.
+
+        And the kernel's own verdict in a copy of the rules is what the packets say.
+        """
         target.reset()
         result = target.apply(*sdks)
         assert result["backend"]["name"] == target.profile.name
@@ -104,6 +107,9 @@ class TestPackets:
                 assert not listed & measured.ingress[name], f"ingress {name} on egress ports"
         assert not differences("egress", both_families(document.egress(sdks)), measured.egress)
         assert not differences("ingress", both_families(document.ingress(sdks)), measured.ingress)
+        proved = target.prove()
+        assert not differences("proved egress", measured.egress, proved.egress)
+        assert not differences("proved ingress", measured.ingress, proved.ingress)
 
     def test_ingress_from(self, target: Target, far: Machine) -> None:
         """Ingress only from where it was asked for: the other side's IPv4 address, and no IPv6."""
@@ -168,6 +174,9 @@ class TestGateway:
         through = gateway.measure(through=True)
         assert not differences("egress", both_families(document.egress(ALL)), through.egress)
         assert not differences("ingress", both_families(document.ingress(ALL)), through.ingress)
+        proved = gateway.prove(**SIDES, recording_targets=inside.addresses)
+        assert not differences("proved egress", through.egress, proved.egress)
+        assert not differences("proved ingress", through.ingress, proved.ingress)
         measured = gateway.measure()
         assert measured.egress == NOTHING
         assert measured.ingress == NOTHING
