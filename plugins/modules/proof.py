@@ -170,6 +170,15 @@ missing_by_sdk:
   returned: with O(rules)
   type: dict
   sample: {web: {ipv4: {egress: {udp: ["3478"]}}}}
+table:
+  description: The same for a person, a line for each SDK, direction and protocol; then what else is open.
+  returned: with O(rules)
+  type: list
+  elements: str
+  sample:
+    - "SDK  direction  protocol  needed  open  missing"
+    - "web  egress     tcp       33      33    -"
+    - "web  egress     udp       55537   55536  3478"
 dropped_by:
   description: Where packets to missing ports end, as far as it can be told.
   returned: with O(rules)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import family_of
+from .table import table
 
 if t.TYPE_CHECKING:
     from .._model.rules import Rule, RuleSet
@@ -129,6 +130,7 @@ def report(question: Question, verdicts: t.Sequence[Verdict]) -> dict[str, t.Any
     result = {"open": tree(sure), "unknown": tree({key: ports - sure[key] for key, ports in possible.items()})}
     if question.rules is not None:
         result.update(_against(question, question.rules, verdicts, somewhere))
+        result["table"] = table(question.rules, result)
     return result
 
 

@@ -60,10 +60,11 @@ def table(rules: RuleSet, result: t.Mapping[str, t.Any]) -> list[str]:
         rows.append((sdk, direction, protocol, str(len(needed)), str(len(left)), "; ".join(filter(None, said)) or "-"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    count = len(lines)
     for direction, protocol in sorted(
         {(way, kind) for tree in result["beyond"].values() for way in tree for kind in tree[way]}
     ):
         more = _text(_by_family(result["beyond"], direction, protocol), families)
         if more:
             lines.append(f"also open: {direction} {protocol} {more}")
-    return lines
+    return lines if len(lines) > count else [*lines, "nothing else is open"]

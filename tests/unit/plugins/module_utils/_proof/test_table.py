@@ -60,4 +60,8 @@ def test_one_family() -> None:
         "beyond": {},
         "missing_by_sdk": {"web": {"ipv4": {"egress": {"tcp": ["80"]}}}},
     }
-    assert table(RULES, result)[2] == "web     egress     tcp       2       1     80"
+    assert table(RULES, result)[2:] == [
+        "web     egress     tcp       2       1     80",
+        "web     egress     udp       1       1     -",
+        "nothing else is open",
+    ]
