@@ -127,7 +127,8 @@ def report(question: Question, verdicts: t.Sequence[Verdict]) -> dict[str, t.Any
             sure[key] = sure.get(key, verdict.sure) & verdict.sure
             possible[key] = possible.get(key, verdict.possible) & verdict.possible
             somewhere[key] = somewhere.get(key, PortSet()) | verdict.sure
-    result = {"open": tree(sure), "unknown": tree({key: ports - sure[key] for key, ports in possible.items()})}
+    unknown = {key: ports - sure[key] for key, ports in possible.items()}
+    result: dict[str, t.Any] = {"open": tree(sure), "unknown": tree(unknown)}
     if question.rules is not None:
         result.update(_against(question, question.rules, verdicts, somewhere))
         result["table"] = table(question.rules, result)
