@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the contract asks of firewalld, some of it in other words than what it asks of every backend."""
+"""What the contract asks of firewalld beyond, or in other words than, what it asks of every backend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from . import suite
 from .lab import changes
-from .suite import *
 
 if t.TYPE_CHECKING:
     from .lab import Target
+
+__all__ = ["TestEdits", "TestErrors", "TestIdiom", "TestReload", "TestStopped"]
 
 ONCE = "[ -e /run/once ] || { touch /run/once; echo refused >&2; exit 1; }"
 

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the contract asks of iptables."""
+"""What the contract asks of iptables beyond what it asks of every backend."""
 
-from .suite import *
-from .suite import TestLegacyIptables as TestLegacyIptables
+from .suite import TestLegacyIptables
+
+__all__ = ["TestLegacyIptables"]

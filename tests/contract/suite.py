@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import types
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,17 +21,7 @@ if t.TYPE_CHECKING:
     from .lab import Machine, Ports, Target
     from .profiles import Breakage
 
-# What every backend has to pass.
-__all__ = [
-    "TestBoot",
-    "TestChanges",
-    "TestDrift",
-    "TestErrors",
-    "TestGateway",
-    "TestPackets",
-    "TestReturnTraffic",
-    "TestUndo",
-]
+__all__ = ["tests_with"]
 
 ALL = document.SDKS
 NOTHING: Ports = both_families({"tcp": set(), "udp": set()})
@@ -551,3 +542,20 @@ class TestErrors:
         assert result.get("failed")
         assert "root" in result["msg"]
         assert not changes(before, target.state())
+
+
+EVERYWHERE = (
+    TestBoot,
+    TestChanges,
+    TestDrift,
+    TestErrors,
+    TestGateway,
+    TestPackets,
+    TestReturnTraffic,
+    TestUndo,
+)
+
+
+def tests_with(backend: types.ModuleType) -> dict[str, t.Any]:
+    """The tests that every backend has to pass, and those of one's own, which replace others of their name."""
+    return {test.__name__: test for test in EVERYWHERE} | {name: getattr(backend, name) for name in backend.__all__}

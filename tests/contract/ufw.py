@@ -1,17 +1,18 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the contract asks of ufw."""
+"""What the contract asks of ufw beyond what it asks of every backend."""
 
 from __future__ import annotations
 
 import typing as t
 
 from . import suite
-from .suite import *
 
 if t.TYPE_CHECKING:
     from .lab import Target
+
+__all__ = ["TestEdits", "TestErrors", "TestIdiom"]
 
 WEB_TCP = "80,443,3433,5668:5669,5866:5890,6080,6443,8667,9667/tcp"
 WEB_UDP = "3478,10000:65535/udp"

@@ -261,7 +261,7 @@ class Copy:
             if error.errno != errno.ENETUNREACH:
                 raise
             return None
-        found = dict(unpack(reply[_ROUTE_HEAD.size :]))
+        found = dict(unpack(reply[12:]))  # behind struct rtmsg
         name = socket.if_indextoname(struct.unpack("=i", found[_RTA_OIF])[0])
         near = found.get(_RTA_PREFSRC)
         return Way(name, str(ipaddress.ip_address(near)) if near else self._near(family, name))

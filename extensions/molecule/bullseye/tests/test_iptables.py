@@ -3,4 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The backend contract with iptables, as Debian 11 has it."""
 
-from contract.iptables import *
+from contract import iptables
+from contract.suite import tests_with
+
+globals().update(tests_with(iptables))

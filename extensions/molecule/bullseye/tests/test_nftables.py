@@ -3,4 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The backend contract with nftables, as Debian 11 has it."""
 
-from contract.nftables import *
+from contract import nftables
+from contract.suite import tests_with
+
+globals().update(tests_with(nftables))

@@ -3,4 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The backend contract with ufw, as Debian 11 has it."""
 
-from contract.ufw import *
+from contract import ufw
+from contract.suite import tests_with
+
+globals().update(tests_with(ufw))

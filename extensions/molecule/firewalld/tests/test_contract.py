@@ -3,4 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The backend contract, on the hosts of this scenario's group."""
 
-from contract.firewalld import *
+from contract import firewalld
+from contract.suite import tests_with
+
+globals().update(tests_with(firewalld))

@@ -3,4 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The backend contract, on the hosts of this scenario's group."""
 
-from contract.iptables import *
+from contract import iptables
+from contract.suite import tests_with
+
+globals().update(tests_with(iptables))
