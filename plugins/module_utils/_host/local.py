@@ -102,6 +102,10 @@ def _remove(path: str) -> None:
             folder = os.path.dirname(folder)
 
 
+# A command that ends like this may have done a part of its work.
+_KILLED = "was killed by signal"
+
+
 def _act(host: LocalHost, action: Action) -> str:
     """Carry out one action; the text says why it failed and is empty when it did not."""
     try:
@@ -111,8 +115,10 @@ def _act(host: LocalHost, action: Action) -> str:
             _remove(action.path)
         elif isinstance(action, Command):
             outcome = host.run(action.argv, stdin=action.stdin)
-            if outcome.code != 0:
-                why = outcome.err.strip() or outcome.out.strip() or "no message"
+            why = outcome.err.strip() or outcome.out.strip() or "no message"
+            if outcome.code < 0:
+                return f"{action.argv[0]} {_KILLED} {-outcome.code}: {why}"
+            if outcome.code > 0:
                 return f"{action.argv[0]} ended with code {outcome.code}: {why}"
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
@@ -126,8 +132,9 @@ def carry_out(host: LocalHost, steps: t.Sequence[Step]) -> None:
             failure = _act(host, action)
             if not failure:
                 continue
-            # An action that fails has changed nothing: when it is the first one, its step has nothing to undo.
-            begun = steps[: number + 1] if position else steps[:number]
+            # An action that fails has changed nothing, unless it was killed: when it is the first one, its step has
+            # nothing to undo.
+            begun = steps[: number + 1] if position or _KILLED in failure else steps[:number]
             undos = (undo for done in reversed(begun) for undo in done.undo)
             left = [problem for problem in (_act(host, undo) for undo in undos) if problem]
             state = f"undoing it failed too: {'; '.join(left)}" if left else "everything is as it was before"

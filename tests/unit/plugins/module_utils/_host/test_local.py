@@ -217,6 +217,15 @@ def test_a_step_whose_first_action_failed_has_nothing_to_undo(tmp_path: Path) ->
     assert diary(tmp_path) == ["a", "undo-a"]
 
 
+def test_a_command_that_is_killed_may_have_done_a_part(tmp_path: Path) -> None:
+    killed = Command(("sh", "-c", "kill -9 $$"))
+    with pytest.raises(StepError, match="one: sh was killed by signal 9: no message; everything is as it was before"):
+        carry_out(HOST, [step("one", killed, undo=(say(tmp_path, "undo-a"),))])
+    assert diary(tmp_path) == ["undo-a"]
+    with pytest.raises(StepError, match="one: sh was killed by signal 9: no message; undoing it failed too: sh ended"):
+        carry_out(HOST, [step("one", killed, undo=(FAIL,))])
+
+
 def test_what_cannot_be_undone_is_told_and_the_rest_is_undone(tmp_path: Path) -> None:
     steps = [
         step("one", say(tmp_path, "a"), undo=(FAIL, say(tmp_path, "undo-a"))),
