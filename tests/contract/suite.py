@@ -21,7 +21,7 @@ if t.TYPE_CHECKING:
     from .lab import Machine, Ports, Target
     from .profiles import Breakage
 
-__all__ = ["tests_with"]
+__all__ = ["contract_with"]
 
 ALL = document.SDKS
 NOTHING: Ports = both_families({"tcp": set(), "udp": set()})
@@ -556,6 +556,6 @@ EVERYWHERE = (
 )
 
 
-def tests_with(backend: types.ModuleType) -> dict[str, t.Any]:
+def contract_with(backend: types.ModuleType) -> dict[str, t.Any]:
     """The tests that every backend has to pass, and those of one's own, which replace others of their name."""
     return {test.__name__: test for test in EVERYWHERE} | {name: getattr(backend, name) for name in backend.__all__}

@@ -4,6 +4,6 @@
 """The backend contract with nftables, as Debian 11 has it."""
 
 from contract import nftables
-from contract.suite import tests_with
+from contract.suite import contract_with
 
-globals().update(tests_with(nftables))
+globals().update(contract_with(nftables))

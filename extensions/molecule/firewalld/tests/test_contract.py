@@ -4,6 +4,6 @@
 """The backend contract, on the hosts of this scenario's group."""
 
 from contract import firewalld
-from contract.suite import tests_with
+from contract.suite import contract_with
 
-globals().update(tests_with(firewalld))
+globals().update(contract_with(firewalld))

@@ -4,6 +4,6 @@
 """The backend contract, on the hosts of this scenario's group."""
 
 from contract import ufw
-from contract.suite import tests_with
+from contract.suite import contract_with
 
-globals().update(tests_with(ufw))
+globals().update(contract_with(ufw))
