@@ -1,0 +1,369 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What resolves names on a host now, and what a resolver for the allowlist has to know there."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import typing as t
+from dataclasses import dataclass
+
+from .._backends.contract import BackendError
+from .._model.messages import Problem, RequestError
+from .._model.rules import family_of, normalise_networks
+
+if t.TYPE_CHECKING:
+    from .._backends.contract import Host
+    from .._model.rules import Passage, Side
+
+__all__ = ["FILE", "OURS", "RESOLVERS", "REVERSE_ZONES", "Names", "Resolver", "Wish", "fulfil", "look", "present"]
+
+# Each resolver reads it among the files of its folder.
+FILE = "openagora.conf"
+
+# The first line of each file that the role writes has these words.
+OURS = "Written by the Ansible collection openagora.firewall"
+
+# What the host used before the role put its own resolver there; a copy, symbolic link or file as it was.
+SAVED = "/var/lib/openagora/dns/resolv.conf"
+_RESOLV_CONF = "/etc/resolv.conf"
+_PORT = 53
+
+# The reverse zones of private, link-local and unique local addresses (RFC 6303, sections 4.2, 4.5 and 4.6; RFC 1918).
+REVERSE_ZONES = (
+    "10.in-addr.arpa",
+    *(f"{number}.172.in-addr.arpa" for number in range(16, 32)),
+    "168.192.in-addr.arpa",
+    "254.169.in-addr.arpa",
+    "c.f.ip6.arpa",
+    "d.f.ip6.arpa",
+    *(f"{digit}.e.f.ip6.arpa" for digit in "89ab"),
+)
+
+# Who may ask: what those zones are about. A resolver that answers the whole internet would be open to abuse.
+_PRIVATE = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    *("::1/128", "fc00::/7", "fe80::/10"),
+)
+
+# Who may write /etc/resolv.conf while the role lets the host use its own resolver.
+_MANAGERS = ("file", "resolved", "NetworkManager")
+
+# Where systemd-resolved answers programs of the host (systemd-resolved.service(8)).
+_STUBS = ("127.0.0.53", "127.0.0.54")
+
+# A local domain may be a single label (`lan`), which an allowlist must not hold.
+_LOCAL_DOMAIN = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?)*"
+)
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """A resolver that the role can set up: where its own files are, and what in them would undo the allowlist."""
+
+    folders: tuple[str, ...]
+    files: str
+    answers_all: re.Pattern[str]
+
+
+RESOLVERS = {
+    "dnsmasq": Resolver(
+        folders=("/etc/dnsmasq.d",),
+        files="/etc/dnsmasq.conf /etc/dnsmasq.d/*",
+        # A server without a domain answers every name.
+        answers_all=re.compile(r"^\s*(?:server|address)\s*=\s*(?:[^/\s]|/#?/\S)"),
+    ),
+    "unbound": Resolver(
+        # Debian and SUSE; Red Hat.
+        folders=("/etc/unbound/unbound.conf.d", "/etc/unbound/conf.d"),
+        files="/etc/unbound/unbound.conf /etc/unbound/unbound.conf.d/*.conf /etc/unbound/conf.d/*.conf",
+        answers_all=re.compile(r"^\s*(?:local-zone:\s*\"?\.\"?\s|name:\s*\"?\.\"?\s*$)"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a host resolves names: who writes /etc/resolv.conf, the servers and the search domains that it used before.
+
+    `manager` is `file`, `resolved`, `NetworkManager`, or the name of one that the role cannot handle. `ours`: the role
+    has put its own resolver there.
+    """
+
+    manager: str
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the resolver, as it was written."""
+
+    resolver: str
+    upstreams: t.Sequence[str] = ()
+    listen: t.Sequence[str] = ()
+    clients: t.Sequence[str] = ()
+    local_domains: t.Sequence[str] = ()
+    others: str = "refuse"
+    use_here: bool = False
+    enforce: bool = False
+    install: bool = True
+    placement: t.Sequence[str] = ("host",)
+
+
+def _words(text: str, keyword: str) -> t.Iterator[str]:
+    for line in text.splitlines():
+        words = re.split(r"[#;]", line)[0].split()
+        if words[:1] == [keyword]:
+            yield from words[1:]
+
+
+def _manager(host: Host, text: str, target: str) -> str:
+    """Who writes /etc/resolv.conf, by where it leads and what its writer says in it."""
+    if target.startswith("/run/systemd/resolve/"):
+        return "resolved" if target.endswith("/stub-resolv.conf") else "resolved (list of uplinks)"
+    if target.startswith(("/run/NetworkManager/", "/var/run/NetworkManager/")) or "by NetworkManager" in text:
+        return "NetworkManager"
+    for name in ("resolvconf", "dhcpcd", "connman"):
+        if f"/{name}/" in target or re.search(rf"^#.*\b{name}\b", text, re.MULTILINE):
+            return name
+    if target != _RESOLV_CONF:
+        return target
+    return "resolved" if "127.0.0.53" in _words(text, "nameserver") else "file"
+
+
+def look(host: Host) -> Names:
+    """How the host resolves names, or did before the role changed that. Raises BackendError."""
+    text = host.read(_RESOLV_CONF) or ""
+    ours = OURS in text
+    path = SAVED if ours else _RESOLV_CONF
+    target = host.run(["readlink", "--canonicalize", path]).out.strip().replace(SAVED, _RESOLV_CONF)
+    before = (host.read(path) or "") if ours else text
+    manager = _manager(host, before, target or _RESOLV_CONF)
+    # The stub leads to these servers, so does what NetworkManager writes for others.
+    behind = {
+        "resolved": "/run/systemd/resolve/resolv.conf",
+        "NetworkManager": "/run/NetworkManager/no-stub-resolv.conf",
+    }
+    full = (host.read(behind[manager]) if manager in behind else None) or before
+    name = (host.read("/proc/sys/kernel/hostname") or "").strip().lower()
+    search = [word.strip(".").lower() for word in (*_words(full, "search"), *_words(full, "domain"))]
+    own = [name.partition(".")[2]] if "." in name else []
+    return Names(
+        manager,
+        tuple(dict.fromkeys(_words(full, "nameserver"))),
+        tuple(domain for domain in dict.fromkeys((*search, *own)) if _LOCAL_DOMAIN.fullmatch(domain)),
+        ours,
+    )
+
+
+def _addresses(texts: t.Iterable[str], where: str, problems: list[Problem]) -> list[str]:
+    """Addresses in their one form; an IPv6 zone (%eth0) is kept out, as no configuration file takes it safely."""
+    found = []
+    for index, text in enumerate(texts):
+        try:
+            address = ipaddress.ip_address(str(text).strip())
+        except ValueError:
+            address = None
+        if address is None or "%" in str(address) or address.is_unspecified or address.is_multicast:
+            problems.append(
+                Problem(f"{where}[{index}]", f"{text!r} is not the address of a host; write 192.0.2.53 or so")
+            )
+        else:
+            found.append(str(address))
+    return list(dict.fromkeys(found))
+
+
+def _interfaces(host: Host) -> dict[str, list[tuple[str, int]]]:
+    """The addresses of each interface with their prefix lengths. Raises BackendError."""
+    outcome = host.run(["ip", "-json", "address", "show"])
+    if outcome.code != 0:
+        raise BackendError(f"ip address show failed: {outcome.err.strip()}; the package iproute2 has it")
+    return {
+        link["ifname"]: [
+            (info["local"], info["prefixlen"]) for info in link["addr_info"] if info.get("scope") != "link"
+        ]
+        for link in json.loads(outcome.out)
+        if "ifname" in link
+    }
+
+
+def _listen(
+    wish: Wish, passage: Passage, there: dict[str, list[tuple[str, int]]], problems: list[Problem]
+) -> list[str]:
+    """Where the resolver answers: what is asked for, or the loopback and the addresses towards the machines inside."""
+    if wish.listen:
+        return _addresses(wish.listen, "listen", problems)
+    loopback = [address for address, _length in there.get("lo", ()) if ipaddress.ip_address(address).is_loopback]
+    inside = []
+    for side in passage.inside:
+        for name, addresses in there.items():
+            for address, length in addresses:
+                network = ipaddress.ip_interface(f"{address}/{length}").network
+                near = side.kind == "source" and not set(normalise_networks([str(network)])).isdisjoint([side.name])
+                if (side.kind == "interface" and side.name == name) or near:
+                    inside.append(address)
+    if passage.inside and not inside:
+        text = f"no address of this host is at {', '.join(map(str, passage.inside))}; name the addresses to answer on"
+        problems.append(Problem("listen", text))
+    return list(dict.fromkeys((*loopback[:2], *inside)))
+
+
+def present(host: Host) -> list[str]:
+    """The resolvers that have a file of ours."""
+    return [
+        name
+        for name, resolver in RESOLVERS.items()
+        if any(OURS in (host.read(f"{folder}/{FILE}") or "") for folder in resolver.folders)
+    ]
+
+
+def _taken(host: Host, own_commands: t.Collection[str], listen: t.Sequence[str]) -> t.Iterator[Problem]:
+    """Who else holds port 53 of these addresses. The kernel refuses a second one on the address or on any address."""
+    outcome = host.run(["ss", "-Hlntup", f"sport = :{_PORT}"])
+    if outcome.code != 0:
+        raise BackendError(f"ss failed: {outcome.err.strip()}; the package iproute2 has it")
+    holders: dict[str, set[str]] = {}
+    for line in outcome.out.splitlines():
+        protocol, _state, _received, _sent, local, _peer, *users = line.split(None, 6)
+        address = re.sub(r"%[^\]:]*", "", local.rpartition(":")[0]).strip("[]")
+        names = re.findall(r'"([^"]+)",pid=(\d+)', users[0] if users else "")
+        for name, pid in names or [("a process of another namespace", "?")]:
+            if name not in own_commands and any(_clash(address, own) for own in listen):
+                holders.setdefault(f"{name} (process {pid})", set()).add(f"{local} {protocol}")
+    for holder, places in sorted(holders.items()):
+        text = f"port {_PORT} is taken: {holder} listens on {', '.join(sorted(places))}; stop it, or listen elsewhere"
+        yield Problem("listen", text)
+
+
+def _clash(held: str, own: str) -> bool:
+    if held == "*":
+        return True
+    if family_of(held) != family_of(own):
+        return False
+    return ipaddress.ip_address(held).is_unspecified or ipaddress.ip_address(held) == ipaddress.ip_address(own)
+
+
+def _undoing(host: Host, resolver: Resolver) -> t.Iterator[Problem]:
+    """What in the resolver's other files is about every name, so that the allowlist would be none."""
+    for path in host.run(["sh", "-c", f"ls -d {resolver.files}"]).out.splitlines():
+        # A folder among them cannot be read.
+        text = "" if host.run(["test", "-d", path]).code == 0 else host.read(path) or ""
+        for number, line in enumerate(() if OURS in text else text.splitlines(), 1):
+            if resolver.answers_all.match(line):
+                why = f"{line.strip()!r} is about every name and would undo the allowlist; take it out, or set others: "
+                yield Problem(f"{path}:{number}", f"{why}resolve")
+
+
+def _asked(wish: Wish, names: Names, listen: t.Sequence[str], problems: list[Problem]) -> list[str]:
+    """The servers to ask: those that are named, or those that the host asked before."""
+    upstreams = _addresses(wish.upstreams, "upstreams", problems)
+    if not wish.upstreams:
+        # Where the resolver is not ours, one on the loopback would be asked by itself.
+        here = {*listen, *_STUBS}
+        upstreams = [server for server in names.servers if "%" not in server and server not in here]
+        if not upstreams:
+            text = f"{_RESOLV_CONF} names no other server that could be asked; name the servers to ask"
+            problems.append(Problem("upstreams", text))
+    for server in sorted({*listen, *(_STUBS if wish.use_here else ())}.intersection(upstreams)):
+        problems.append(Problem("upstreams", f"{server} would lead back to the resolver; name another server"))
+    return upstreams
+
+
+def _local_domains(wish: Wish, problems: list[Problem]) -> list[str]:
+    domains = []
+    for index, text in enumerate(wish.local_domains):
+        domain = str(text).strip().strip(".").lower()
+        if not _LOCAL_DOMAIN.fullmatch(domain):
+            problems.append(Problem(f"local_domains[{index}]", f"{text!r} is not a domain; write corp.example or lan"))
+        domains.append(domain)
+    return domains
+
+
+def _clients(wish: Wish, passage: Passage, near: t.Iterable[str], problems: list[Problem]) -> tuple[str, ...]:
+    sources = [side.name for side in passage.inside if side.kind == "source"]
+    try:
+        return normalise_networks(wish.clients or [*_PRIVATE, *sources, *near])
+    except ValueError as error:
+        problems.append(Problem("clients", f"{error}; a network is needed, such as 192.0.2.0/24"))
+    return ()
+
+
+def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: t.Sequence[str]) -> t.Iterator[Problem]:
+    """What on the host, or in what is wished for together, stops the role."""
+    if not wish.install and not host.which(wish.resolver):
+        yield Problem("resolver", f"{wish.resolver} is not installed; install the package {wish.resolver}")
+    if host.exists("/sbin/resolvconf") and "resolvectl" not in host.run(["readlink", "-f", "/sbin/resolvconf"]).out:
+        text = f"dnsmasq and unbound enter themselves in {_RESOLV_CONF} through it; remove the package resolvconf"
+        yield Problem("/sbin/resolvconf", text)
+    if wish.use_here:
+        if names.manager not in _MANAGERS:
+            text = (
+                f"{_RESOLV_CONF} is written by {names.manager}, which is not handled; enter the resolver there by hand"
+            )
+            yield Problem("use_here", text)
+        if not any(ipaddress.ip_address(address).is_loopback for address in listen):
+            yield Problem("use_here", "the resolver does not listen on the loopback; add 127.0.0.1 to listen")
+    if wish.enforce:
+        if not host.which("nft"):
+            yield Problem("enforce", "needs the command nft; install the package nftables")
+        if "host" in wish.placement and not wish.use_here:
+            yield Problem("enforce", "this host would resolve nothing, as it asks other servers; set use_here too")
+        for side in passage.inside:
+            if side.kind == "zone":
+                yield Problem("enforce", f"{side}: nft knows no zones; name the interface or the source")
+
+
+def _met(side: Side) -> str:
+    """What comes from there, in the words of nft."""
+    if side.kind == "interface":
+        return f'iifname "{side.name}"'
+    return f"{'ip6' if family_of(side.name) == 'ipv6' else 'ip'} saddr {side.name}"
+
+
+def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
+    """What the resolver's configuration takes, as data.
+
+    Raises RequestError with every problem, BackendError when the host cannot be looked at.
+    """
+    problems: list[Problem] = []
+    resolver = RESOLVERS[wish.resolver]
+    names = look(host)
+    there = _interfaces(host)
+    listen = _listen(wish, passage, there, problems)
+    near = [
+        str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+        for addresses in there.values()
+        for address, length in addresses
+        if address in listen
+    ]
+    upstreams = _asked(wish, names, listen, problems)
+    local_domains = _local_domains(wish, problems)
+    clients = _clients(wish, passage, near, problems)
+    ours = present(host)
+    problems += _taken(host, {wish.resolver, *ours}, listen)
+    problems += _in_the_way(host, wish, passage, names, listen)
+    if wish.others != "resolve":
+        problems += _undoing(host, resolver)
+    if problems:
+        raise RequestError(problems)
+    return {
+        "listen": listen,
+        "upstreams": upstreams,
+        "clients": list(clients),
+        "local_domains": list(dict.fromkeys((*names.search, *local_domains))),
+        "reverse_zones": list(REVERSE_ZONES),
+        "search": list(names.search),
+        "manager": names.manager,
+        "address_sets": [],
+        "inside": [_met(side) for side in passage.inside],
+        "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),
+        "ours": ours,
+        "installed": bool(host.which(wish.resolver)),
+        "folder": next((folder for folder in resolver.folders if host.exists(folder)), resolver.folders[0]),
+    }
