@@ -31,6 +31,19 @@ UDP = {
     "gaming": {1080, *to(4000, 4030), 8000, 9700, 25000},
 }
 
+# "Whitelist domain ...", "Set whitelist domains: ..."
+DOMAINS = {
+    "native": {
+        *(".agora.io", "qoslbs.agoralab.co", "qos.agoralab.co"),
+        *(f"vocs{number}.agora.io" for number in range(1, 6)),
+        *(f"ap{number}.agora.io" for number in range(1, 6)),
+    },
+    "web": {".agora.io"},
+    "signaling": {".agora.io"},
+    "recording": {".agora.io", "vocs.agora.io", "qoslbs.agora.io", "qos.agora.io"},
+    "gaming": {".agora.io", "vocs.agora.io", "qoslbs.agora.io", "qos.agora.io"},
+}
+
 # "Agora recommends 40000 ~ 41000 or larger": what recording's simplex downstream ports are when nothing else is said.
 DOWNSTREAM = to(40000, 41000)
 

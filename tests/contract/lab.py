@@ -179,6 +179,14 @@ class Echo:
         self.machine.run("systemctl stop echo.service")
 
 
+@dataclass(frozen=True)
+class Run:
+    """How a playbook ended: the tasks that changed something, and why it failed (empty when it did not)."""
+
+    changed: list[str]
+    failed: str
+
+
 class Target(Machine):
     """A host under test, with the firewall of a backend: between the other side and a machine inside."""
 
@@ -193,6 +201,10 @@ class Target(Machine):
     def reset(self, firewall: str | None = None) -> None:
         """As it was made, with its backend's own firewall and neighbours, or with another kind of `reset`."""
         self.run(f"/opt/instruments/reset {firewall or self.profile.name}")
+
+    def reset_site(self) -> None:
+        """As it was made in a scenario of role dns_allowlist: a host that asks the other side for names."""
+        self.run(f"/opt/instruments/reset nftables-dns {' '.join(self.far.addresses)}")
 
     def forward(self) -> None:
         """Become the gateway between the other side and the machine inside."""
@@ -276,6 +288,25 @@ class Target(Machine):
         except (ValueError, LookupError) as error:
             raise AssertionError(f"no result from ansible: {done.stdout}{done.stderr}") from error
         return result
+
+    def playbook(self, playbook: str, *flags: str, stdin: str = "", **variables: t.Any) -> Run:
+        """Run a playbook on the host alone."""
+        wanted = ("--extra-vars", json.dumps({"agora_hosts": self.name, **variables}))
+        done = tool("ansible-playbook", *self.inventory, *wanted, *flags, playbook, stdin=stdin)
+        try:
+            plays = json.loads(done.stdout)["plays"]
+        except ValueError as error:
+            raise AssertionError(f"no result from ansible: {done.stdout}{done.stderr}") from error
+        tasks = [(task["task"]["name"], task["hosts"].get(self.name, {})) for play in plays for task in play["tasks"]]
+        return Run(
+            [name for name, result in tasks if result.get("changed")],
+            "; ".join(f"{name}: {result}" for name, result in tasks if result.get("failed")),
+        )
+
+    def role(self, role: str, *flags: str, **variables: t.Any) -> Run:
+        """Run a role of the collection alone."""
+        play = {"hosts": self.name, "gather_facts": False, "roles": [f"openagora.firewall.{role}"]}
+        return self.playbook("/dev/stdin", *flags, stdin=json.dumps([play]), **variables)
 
     def apply(self, *sdks: str, check: bool = False, **options: t.Any) -> dict[str, t.Any]:
         """Run module apply, which has to succeed."""

@@ -527,8 +527,9 @@ def parse_listing(listing: str) -> dict[str, Table]:
 
 
 def _native(table: Table) -> bool:
-    """Whether the table is of a family that has IP packets, in use, and not firewalld's."""
-    return table.family in _FAMILIES and table.name != "firewalld" and "dormant" not in table.flags
+    """Whether the table is of a family that has IP packets, in use, and neither firewalld's nor one of our own."""
+    named = table.name == "firewalld" or table.name.startswith(f"{MARK}_")
+    return table.family in _FAMILIES and not named and "dormant" not in table.flags
 
 
 def kept_by_iptables(host: Host, table: Table) -> bool:
