@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ._backends import boot
 from ._backends.contract import BackendError, Plan, Step, live_rules
 from ._backends.detect import BACKENDS, choose
+from ._backends.nftables import Nftables, address_sets, unnamed
 from ._model.messages import Notice
 from ._model.ports import PortSet
 from ._model.rules import FAMILIES, RuleSet
@@ -43,6 +44,8 @@ class Live:
     backends: tuple[str, ...]
     rules: RuleSet
     files: tuple[str, ...]
+    address_sets: tuple[str, ...] = ()
+    unnamed: tuple[tuple[str, int], ...] = ()
 
 
 class _Look:
@@ -86,9 +89,10 @@ def _left_over(places: t.Iterable[Place], after: RuleSet) -> t.Iterator[Rule]:
 
 
 def _refuse_names(rules: RuleSet, name: str) -> None:
-    if any(rule.scope == "names" for rule in rules):
+    if name != "nftables" and any(rule.scope == "names" for rule in rules):
         raise BackendError(
-            f"backend {name} cannot hold rules of scope names: nothing fills their addresses; use scope: any"
+            f"backend {name} cannot hold rules of scope names: it has no address sets that a resolver may fill and a "
+            "change of rules leaves alone; use backend nftables, or scope any"
         )
 
 
@@ -176,7 +180,10 @@ def look(host: Host) -> Live:
     places = {}
     names = []
     files: list[str] = []
+    named: dict[str, t.Any] = {}
     for backend, state in _others(host, ""):
+        if isinstance(backend, Nftables):
+            named = {"address_sets": address_sets(state), "unnamed": unnamed(state)}
         held = backend.places(state)
         files += backend.files(state)
         if any(place.accepts for place in held):
@@ -189,4 +196,4 @@ def look(host: Host) -> Live:
     deciding = [
         place for name, held in places.items() if (name, "ufw" in names) != ("iptables", True) for place in held
     ]
-    return Live(tuple(names), live_rules(deciding), (*files, *boot.read(host).files))
+    return Live(tuple(names), live_rules(deciding), (*files, *boot.read(host).files), **named)

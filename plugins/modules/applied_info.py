@@ -48,6 +48,7 @@ backends:
 rules:
   description:
     - The rules of ours in force, in the form of RV(openagora.firewall.rules#module:rules).
+    - Those of scope V(names) have empty C(domains), since the firewall holds addresses alone.
     - Those of a gateway have C(placement=gateway), C(inside), C(outside) and C(recording_targets) besides, as in
       M(openagora.firewall.apply).
   returned: success
@@ -60,6 +61,21 @@ files:
   type: list
   elements: str
   sample: [/etc/openagora/firewall/boot, /etc/systemd/system/openagora-firewall.service]
+address_sets:
+  description: The address sets of rules of scope V(names), as option C(nftset) of C(dnsmasq) takes them.
+  returned: success
+  type: list
+  elements: str
+  sample: ["4#inet#filter#openagora_names_ipv4", "6#inet#filter#openagora_names_ipv6"]
+unnamed:
+  description:
+    - Where somebody went within the last day, on a TCP port of a rule of scope V(names), although no answer of the
+      resolver had named the address. Each has C(address) and C(port).
+    - The kernel remembers them, 4096 for each address family. Only backend V(nftables) does.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{address: 203.0.113.7, port: 443}]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -75,7 +91,14 @@ def main() -> None:
     require_root(module)
     with errors_to_user(module):
         live = look(LocalHost())
-    module.exit_json(changed=False, backends=list(live.backends), rules=live.rules.data(), files=list(live.files))
+    module.exit_json(
+        changed=False,
+        backends=list(live.backends),
+        rules=live.rules.data(),
+        files=list(live.files),
+        address_sets=list(live.address_sets),
+        unnamed=[{"address": address, "port": port} for address, port in live.unnamed],
+    )
 
 
 if __name__ == "__main__":

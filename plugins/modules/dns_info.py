@@ -154,6 +154,13 @@ inside:
   type: list
   elements: str
   sample: ['iifname "eth1"']
+address_sets:
+  description: With O(scope=names), the firewall's sets that the answers are put in, as in
+    RV(openagora.firewall.applied_info#module:address_sets).
+  returned: success
+  type: list
+  elements: str
+  sample: []
 dhclient:
   description: Whether dhclient runs hooks here before it writes C(/etc/resolv.conf).
   returned: success
@@ -187,6 +194,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._apply import look
 from ..module_utils._compile import Compiled
 from ..module_utils._dns.resolver import RESOLVERS, Wish, fulfil
 from ..module_utils._front import REQUEST_OPTIONS, compile_options, errors_to_user, read_passage, require_root, tell
@@ -211,13 +219,15 @@ def answer(params: dict[str, t.Any]) -> tuple[Compiled, dict[str, t.Any]]:
         problems += error.problems
     if params["scope"] == "names" and params["resolver"] != "dnsmasq":
         problems.append(Problem("scope", "names needs resolver dnsmasq, which alone fills the firewall's address sets"))
+    host = LocalHost()
     try:
-        found = fulfil(LocalHost(), Wish(**{name: params[name] for name in WISHES}), passage)
+        found = fulfil(host, Wish(**{name: params[name] for name in WISHES}), passage)
     except RequestError as error:
         problems += error.problems
     if problems or compiled is None:
         raise RequestError(problems)
-    return compiled, found
+    sets = look(host).address_sets if params["scope"] == "names" else ()
+    return compiled, {**found, "address_sets": list(sets)}
 
 
 WISHES: dict[str, dict[str, t.Any]] = {

@@ -157,26 +157,27 @@ class Machine:
         text = self.run(" ".join(("python3", f"/opt/instruments/{name}.py", *arguments)))
         return json.loads(text) if text else None
 
-    def echo(self, *arguments: str) -> Echo:
+    def echo(self, *arguments: str) -> Running:
         """Answer on every port while the context lasts."""
-        return Echo(self, arguments)
+        return Running(self, "echo", arguments)
 
 
 @dataclass(frozen=True)
-class Echo:
-    """The answering instrument on a host."""
+class Running:
+    """An instrument that runs on a host while the context lasts."""
 
     machine: Machine
+    name: str
     arguments: tuple[str, ...]
 
     def __enter__(self) -> None:
-        command = " ".join(("python3 /opt/instruments/echo.py", *self.arguments))
+        command = " ".join((f"python3 /opt/instruments/{self.name}.py", *self.arguments))
         # One that a test which was interrupted has left.
-        self.machine.attempt("systemctl stop echo.service")
-        self.machine.run(f"systemd-run --quiet --unit=echo --collect --service-type=notify {command}")
+        self.machine.attempt(f"systemctl stop {self.name}.service")
+        self.machine.run(f"systemd-run --quiet --unit={self.name} --collect --service-type=notify {command}")
 
     def __exit__(self, *_error: object) -> None:
-        self.machine.run("systemctl stop echo.service")
+        self.machine.run(f"systemctl stop {self.name}.service")
 
 
 @dataclass(frozen=True)
@@ -316,10 +317,10 @@ class Target(Machine):
         assert not result.get("failed"), result.get("msg")
         return result
 
-    def apply_each(self, wishes: t.Iterable[tuple[str, ...]]) -> list[dict[str, t.Any]]:
+    def apply_each(self, wishes: t.Iterable[tuple[str, ...]], **options: t.Any) -> list[dict[str, t.Any]]:
         """Run module apply for one choice of SDKs after the other, each of which has to succeed."""
         loop = [{"sdks": list(sdks)} for sdks in wishes]
-        task = {"openagora.firewall.apply": {"sdks": "{{ item.sdks }}"}, "loop": loop}
+        task = {"openagora.firewall.apply": {"sdks": "{{ item.sdks }}", **options}, "loop": loop}
         play = {"hosts": self.name, "gather_facts": False, "tasks": [task]}
         result = self._result(tool("ansible-playbook", *self.inventory, "/dev/stdin", stdin=json.dumps([play])))
         assert not result.get("failed"), [item["msg"] for item in result["results"] if item.get("failed")]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from .._model.messages import Notice
 from .._model.ports import PortSet
-from .._model.rules import Passage, Rule, RuleSet, Side, changes
+from .._model.rules import FAMILIES, Passage, Rule, RuleSet, Side, changes
 
 __all__ = [
     "HOOKS",
@@ -53,7 +53,7 @@ D = t.TypeVar("D")
 MARK = "openagora"
 
 # In the order in which they are rendered.
-KINDS = ("open", "reply", "error")
+KINDS = ("open", "kept", "reply", "error", "note")
 
 # What an SDK on the host sends passes output, what it receives passes input; both pass forward on a gateway.
 HOOKS = {"output": ("output",), "input": ("input",), "forward": ("forward_out", "forward_in")}
@@ -154,6 +154,9 @@ class Accept:
 
     `kind`: `open` matches the destination port; `reply` matches the source port of packets that connection tracking
     knows as the reply direction of an established connection; `error` matches ICMP errors related to a connection.
+    Of a rule of scope names, `open` matches the addresses of one family that the resolver has answered, `kept` the
+    further packets of a connection that was let through, and `note` accepts nothing but remembers other addresses.
+    `names` is that family, or `any` where the address does not matter.
     """
 
     kind: str
@@ -163,6 +166,7 @@ class Accept:
     networks: tuple[str, ...] = ()
     ports: PortSet = PortSet()
     passage: Passage = Passage()
+    names: str = ""
 
     @property
     def comment(self) -> str:
@@ -196,21 +200,32 @@ def accepts(rules: RuleSet, path: str, families: t.Collection[str]) -> tuple[Acc
     placed = [rule for rule in rules.in_families(families) if _passes(rule.passage, path)]
     found = [
         Accept(
-            kind="open" if rule.direction == direction_of(path, reply=False) else "reply",
+            kind=kind,
             direction=rule.direction,
             protocol=rule.protocol,
             sdk=sdk,
             networks=rule.networks,
             ports=ports,
             passage=rule.passage,
+            names=names,
         )
         for rule in placed
+        for kind, names in _kinds(rule, path, families)
         for sdk, ports in rule.needs
     ]
     # Errors about what this side sends come back inwards. Those that it sends about ingress leave outwards.
     if found and (path not in _OUTWARD or any(rule.direction == "ingress" for rule in placed)):
         found.append(Accept(kind="error"))
     return tuple(sorted(found, key=lambda accept: (KINDS.index(accept.kind), accept)))
+
+
+def _kinds(rule: Rule, path: str, families: t.Collection[str]) -> list[tuple[str, str]]:
+    """The kinds of accept that a rule needs on a path, and whose names (see `Accept`) they are about."""
+    opens, named = rule.direction == direction_of(path, reply=False), rule.scope == "names"
+    if not (opens and named):
+        return [("open" if opens else "reply", "any" if named else "")]
+    both = [family for family in rule.families if family in families]
+    return [*(("open", family) for family in both), ("kept", "any"), *(("note", family) for family in both)]
 
 
 def _passes(passage: Passage, path: str) -> bool:
@@ -246,12 +261,16 @@ class Place:
     def rules(self) -> t.Iterator[Rule]:
         """What is accepted here, whether or not other places let it pass."""
         for accept in self.accepts:
-            if accept.kind != "error":
-                scope = "networks" if accept.networks else "any"
+            if accept.kind in ("open", "reply"):
+                scope = "names" if accept.names else "networks" if accept.networks else "any"
                 needs = ((accept.sdk, accept.ports),)
-                yield Rule(
+                rule = Rule(
                     accept.direction, accept.protocol, scope, accept.networks, needs=needs, passage=accept.passage
                 )
+                families = [family for family in rule.families if family in self.families]
+                twins = [replace(accept, names=family) for family in families] if accept.names in FAMILIES else []
+                if all(twin in self.accepts for twin in twins):
+                    yield rule
 
     def concerns(self, rule: Rule) -> bool:
         """Whether packets of this rule come along here."""
@@ -315,9 +334,9 @@ def overridden(where: str, drops: t.Iterable[Drop], wanted: t.Collection[Accept]
 def closes(drop: Drop, wanted: t.Iterable[Accept]) -> bool:
     """Whether the rule closes a port that one of the accepts needs."""
     for accept in wanted:
-        if accept.kind == "error" or drop.protocol not in (None, accept.protocol):
+        if accept.kind in ("error", "note") or drop.protocol not in (None, accept.protocol):
             continue
-        ours, other = (drop.dports, drop.sports) if accept.kind == "open" else (drop.sports, drop.dports)
+        ours, other = (drop.sports, drop.dports) if accept.kind == "reply" else (drop.dports, drop.sports)
         if other is None and (ours is None or ours & accept.ports):
             return True
     return False

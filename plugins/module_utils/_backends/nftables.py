@@ -41,7 +41,7 @@ if t.TYPE_CHECKING:
     from .._model.messages import Notice
     from .contract import Crossing, Host
 
-__all__ = ["Nftables", "kept_by_iptables", "parse_listing"]
+__all__ = ["Nftables", "address_sets", "kept_by_iptables", "parse_listing", "unnamed"]
 
 # The chain of hook forward leads to those of its paths what crosses the gateway.
 _CHAIN = {name: f"{MARK}_{name}" for name in (*PATHS, "forward")}
@@ -65,7 +65,19 @@ _LOADER = f"""\
 
 _ADDRESSES = {"ipv4": "ip", "ipv6": "ip6"}
 
-_SET_NAME = re.compile(rf"{MARK}_[a-z][a-z0-9_]*_(egress|ingress)_(tcp|udp)(_[0-9]+)?\Z")
+_SET_NAME = re.compile(rf"{MARK}_[a-z][a-z0-9_]*_(egress|ingress)_(tcp|udp)(_[0-9]+|_names)?\Z")
+
+# dnsmasq puts what it answers into the first two, and an element that is used lives on. The others remember where else
+# somebody went. Never with `interval`, which would join addresses to ranges.
+_NAMES, _UNNAMED = f"{MARK}_names", f"{MARK}_unnamed"
+_ADDRESS_SETS = {
+    f"{base}_{family}": (f"{kind}{key}", seconds, size)
+    for family, kind in (("ipv4", "ipv4_addr"), ("ipv6", "ipv6_addr"))
+    for base, key, seconds, size in ((_NAMES, "", 3600, 65535), (_UNNAMED, " . inet_service", 86400, 4096))
+}
+
+# What dnsmasq remembers never comes into a set again: it has to forget, where it runs.
+_FORGET = "systemctl kill --signal=HUP dnsmasq.service 2>/dev/null || true"
 
 Expression = list[dict[str, t.Any]]
 
@@ -129,9 +141,9 @@ class Table:
             if chain.name.startswith(f"{MARK}_"):
                 texts = [self._text(chain, index) for index in range(len(chain.rules))]
                 chains[chain.name] = tuple(texts)
-        sets = {name: self.port_set(name) for name in sorted(self.sets) if name.startswith(f"{MARK}_")}
+        sets = {name: self.port_set(name) for name in sorted(self.sets) if _SET_NAME.match(name)}
         jumps = sorted(jump for chain in self.foreign for jump in self.jumps(chain))
-        return Ours(chains, sets, tuple(jumps))
+        return Ours(chains, sets, tuple(jumps), tuple(name for name in _ADDRESS_SETS if name in self.sets))
 
     def _text(self, chain: Chain, index: int) -> str:
         """Our own words for a rule of ours; for one changed by hand those of `nft list`."""
@@ -171,11 +183,12 @@ class Jump:
 
 @dataclass(frozen=True)
 class Ours:
-    """Chains, sets and jumps of ours in one table."""
+    """Chains, sets and jumps of ours in one table. What is in the sets of addresses is the resolver's."""
 
     chains: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sets: dict[str, PortSet] = field(default_factory=dict)
     jumps: tuple[Jump, ...] = ()
+    address_sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,28 +334,42 @@ def _match_as_drop(match: dict[str, t.Any], sets: t.Mapping[str, t.Any]) -> Drop
 
 
 def _set_names(rules: RuleSet) -> dict[tuple[t.Any, ...], str]:
-    """The set that holds the ports of each SDK, direction, protocol and list of networks; they come in this order."""
+    """The set that holds the ports of each SDK, direction, protocol, list of networks and scope (names or not)."""
     owners: dict[str, list[tuple[str, ...]]] = {}
-    names = {}
+    names: dict[tuple[t.Any, ...], str] = {}
     for rule in sorted(rules, key=lambda rule: rule.networks):
         for sdk, _ports in rule.needs:
             name = f"{MARK}_{sdk}_{rule.direction}_{rule.protocol}"
+            if rule.scope == "names":
+                names[sdk, rule.direction, rule.protocol, (), True] = f"{name}_names"
+                continue
             networks = owners.setdefault(name, [])
             if rule.networks not in networks:
                 networks.append(rule.networks)
             index = networks.index(rule.networks)
-            names[sdk, rule.direction, rule.protocol, rule.networks] = f"{name}_{index}" if index else name
+            key = (sdk, rule.direction, rule.protocol, rule.networks, False)
+            names[key] = f"{name}_{index}" if index else name
     return names
 
 
 def _rule(accept: Accept, set_name: str) -> str:
     """A rule of ours as nft reads it."""
     comment = f'accept comment "{accept.comment}"'
+    word = _ADDRESSES.get(accept.names, "")
     if accept.kind == "error":
         # The words that nft knows without /etc/protocols.
         return f"meta l4proto {{ icmp, icmpv6 }} ct state related {comment}"
+    if accept.kind == "note":
+        key = f"{word} daddr . {accept.protocol} dport"
+        noted = f'update @{_UNNAMED}_{accept.names} {{ {key} }} comment "{accept.comment}"'
+        return f"meta nfproto {accept.names} {accept.protocol} dport @{set_name} {noted}"
+    if accept.kind == "kept":
+        return f"ct state established ct direction original {accept.protocol} dport @{set_name} {comment}"
     far, near = ("daddr", "saddr") if (accept.direction == "egress") == (accept.kind == "open") else ("saddr", "daddr")
     address = ""
+    if word:
+        address = f"{word} {far} @{_NAMES}_{accept.names} "
+        comment = f"update @{_NAMES}_{accept.names} {{ {word} {far} }} {comment}"
     for side, networks in ((far, accept.networks), (near, accept.passage.targets)):
         if networks:
             address += f"{_ADDRESSES[family_of(networks[0])]} {side} {{ {', '.join(networks)} }} "
@@ -433,21 +460,29 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     """The accept that a rule of ours says, without its ports, and the set that holds them; None for any other rule."""
     path = next((path for path in PATHS if _CHAIN[path] == chain), "")
     seen = _seen(rule)
-    if not path or seen.pop("accept", "") is not None or not is_ours(comment):
+    updates = seen.pop("set", None)
+    if not path or not is_ours(comment):
         return None
+    sdk = comment[len(MARK) + 1 :]
+    if seen.pop("accept", "") is not None:
+        return _note_of(seen, updates, sdk, path)
     states = seen.pop("ct state", None)
     if comment == MARK:
         icmp = seen.pop("meta l4proto", {})
         right = states == "related" or states == ["related"]
         # By which name or number nft lists a protocol depends on its version and on /etc/protocols.
-        names = {"1": "icmp", "58": "icmpv6", "ipv6-icmp": "icmpv6"}
+        protocols = {"1": "icmp", "58": "icmpv6", "ipv6-icmp": "icmpv6"}
         members = map(str, icmp.get("set", ()) if isinstance(icmp, dict) else ())
-        known = sorted(names.get(member, member) for member in members) == ["icmp", "icmpv6"]
+        known = sorted(protocols.get(member, member) for member in members) == ["icmp", "icmpv6"]
         return (Accept("error"), "") if right and known and not seen else None
-    reply = states in ("established", ["established"]) and seen.pop("ct direction", "") == "reply"
-    if bool(states) != reply:
+    way = seen.pop("ct direction", "") if states in ("established", ["established"]) else ""
+    if bool(states) != (way in ("reply", "original")):
         return None
+    reply = way == "reply"
     far, near = ("daddr", "saddr") if direction_of(path, reply=False) == "egress" else ("saddr", "daddr")
+    names = "any" if way else _answered(seen, updates, far)
+    if updates and names not in FAMILIES:
+        return None
     named = {
         side: _networks(seen.pop(key)) for side in (far, near) for key in (f"ip {side}", f"ip6 {side}") if key in seen
     }
@@ -456,15 +491,48 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     set_name = str(seen.pop(f"{protocol} {port}", ""))
     if seen or not set_name.startswith(f"@{MARK}_") or (near in named and path not in HOOKS["forward"]):
         return None
+    if not set_name.endswith("_names"):
+        # Our words for one of these are those of another rule.
+        names = "" if names == "any" else names
+        if names or way == "original":
+            return None
+    elif not names:
+        return None
     accept = Accept(
-        kind="reply" if reply else "open",
+        kind="reply" if reply else "kept" if way else "open",
         direction=direction_of(path, reply=reply),
         protocol=protocol,
-        sdk=comment[len(MARK) + 1 :],
+        sdk=sdk,
         networks=named.get(far, ()),
         passage=Passage(targets=named.get(near, ())),
+        names=names,
     )
     return accept, set_name[1:]
+
+
+def _answered(seen: dict[str, t.Any], updates: t.Any, far: str) -> str:
+    """The family whose answered addresses a rule matches and keeps alive, taken out of what it looks at."""
+    for family, word in _ADDRESSES.items():
+        name = f"@{_NAMES}_{family}"
+        kept = {"op": "update", "elem": {"payload": {"protocol": word, "field": far}}, "set": name}
+        if seen.get(f"{word} {far}") == name and updates == kept:
+            del seen[f"{word} {far}"]
+            return family
+    return ""
+
+
+def _note_of(seen: dict[str, t.Any], updates: t.Any, sdk: str, path: str) -> tuple[Accept, str] | None:
+    """As `_accept_of`, for a rule that accepts nothing but remembers where somebody went."""
+    for family, word in _ADDRESSES.items():
+        fields = [(word, "daddr"), ("tcp", "dport")]
+        key = {"concat": [{"payload": {"protocol": protocol, "field": name}} for protocol, name in fields]}
+        set_name = str(seen.get("tcp dport", ""))
+        # nft leaves the family out where the rest of the rule says it.
+        plain = not seen.keys() - {"tcp dport", "meta nfproto"} and seen.get("meta nfproto", family) == family
+        ours = set_name.startswith(f"@{MARK}_") and set_name.endswith("_names")
+        if plain and ours and updates == {"op": "update", "elem": key, "set": f"@{_UNNAMED}_{family}"}:
+            return Accept("note", direction_of(path, reply=False), "tcp", sdk, names=family), set_name[1:]
+    return None
 
 
 def _moved(have: Ours, want: Ours) -> list[str]:
@@ -478,6 +546,11 @@ def _transaction(table: str, have: Ours, want: Ours) -> str:
     Jumps that change are already deleted.
     """
     lines = []
+    for name in want.address_sets:
+        if name not in have.address_sets:
+            kind, seconds, size = _ADDRESS_SETS[name]
+            shape = f"type {kind}; size {size}; flags dynamic,timeout; timeout {seconds}s;"
+            lines.append(f"add set {table} {name} {{ {shape} }}")
     for name, ports in want.sets.items():
         if have.sets.get(name) != ports:
             lines += [f"add set {table} {name} {{ type inet_service; flags interval; }}", f"flush set {table} {name}"]
@@ -494,6 +567,7 @@ def _transaction(table: str, have: Ours, want: Ours) -> str:
     gone = [name for name in have.chains if name not in want.chains]
     lines += [f"flush chain {table} {name}" for name in gone] + [f"delete chain {table} {name}" for name in gone]
     lines += [f"delete set {table} {name}" for name in have.sets if name not in want.sets]
+    lines += [f"delete set {table} {name}" for name in have.address_sets if name not in want.address_sets]
     return "\n".join([*lines, ""])
 
 
@@ -560,13 +634,39 @@ def _refuse_foreign(table: Table) -> None:
                 f"rename it (nft rename chain {table.id} {name} NEW-NAME) or delete it, then run again"
             )
     for name, value in table.sets.items():
-        kind = (value.get("type"), "map" in value, tuple(_as_list(value.get("flags", []))), "timeout" in value)
-        ours = _SET_NAME.match(name) and kind == ("inet_service", False, ("interval",), False)
+        flags = _as_list(value.get("flags", []))
+        kind = (value.get("type"), "map" in value, tuple(flags), "timeout" in value)
+        ours: t.Any = _SET_NAME.match(name) and kind == ("inet_service", False, ("interval",), False)
+        if name in _ADDRESS_SETS:
+            key, seconds, _size = _ADDRESS_SETS[name]
+            shape = (" . ".join(_as_list(value.get("type"))), value.get("timeout"), "interval" in flags)
+            ours = "map" not in value and shape == (key, seconds, False)
         if name.startswith(f"{MARK}_") and not ours:
             raise BackendError(
-                f"nftables: set {name} in table {table.id} carries a name of ours but is no set of ports of ours; "
+                f"nftables: set {name} in table {table.id} carries a name of ours but is no set of ours; "
                 "delete or rename it, then run again"
             )
+
+
+def address_sets(state: State) -> tuple[str, ...]:
+    """The sets for what the resolver answers, as dnsmasq's option nftset takes them."""
+    return tuple(
+        f"{family[-1]}#{table.family}#{table.name}#{_NAMES}_{family}"
+        for table in state.tables.values()
+        for family in FAMILIES
+        if f"{_NAMES}_{family}" in table.sets
+    )
+
+
+def unnamed(state: State) -> tuple[tuple[str, int], ...]:
+    """The addresses and TCP ports that somebody went to although no answer of the resolver named them."""
+    found = {
+        (str(key["concat"][0]), int(key["concat"][1]))
+        for table in state.tables.values()
+        for family in FAMILIES
+        for key in map(_value, table.sets.get(f"{_UNNAMED}_{family}", {}).get("elem", ()))
+    }
+    return tuple(sorted(found))
 
 
 class Nftables:
@@ -662,7 +762,8 @@ class Nftables:
             for path, held in found.items():
                 lines = []
                 for accept in held:
-                    name = names.get((accept.sdk, accept.direction, accept.protocol, accept.networks), "")
+                    key = (accept.sdk, accept.direction, accept.protocol, accept.networks, bool(accept.names))
+                    name = names.get(key, "")
                     lines.append(_rule(accept, name))
                     if name:
                         sets[name] = accept.ports
@@ -670,7 +771,9 @@ class Nftables:
             if hook == "forward":
                 chains[_CHAIN[hook]] = _dispatch(crossings((rule.passage for rule in rules), _FAMILIES[table.family]))
             jumps += [self._jump(table, base, hook, wanted) for base in bases]
-        return Ours(chains, sets, tuple(sorted(jumps)))
+        named = [f"{base}_{family}" for base in (_NAMES, _UNNAMED) for family in _FAMILIES[table.family]]
+        used = [name for name in named if any(f"@{name} " in line for lines in chains.values() for line in lines)]
+        return Ours(chains, sets, tuple(sorted(jumps)), tuple(name for name in _ADDRESS_SETS if name in used))
 
     def _jump(self, table: Table, base: Chain, hook: str, wanted: tuple[Accept, ...]) -> Jump:
         """An existing jump stays unless something before it closes a needed port."""
@@ -684,12 +787,15 @@ class Nftables:
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One transaction for all tables."""
         forth, back, names, late = [], [], [], []
+        forget: tuple[Command, ...] = ()
         places: list[str] = []
         for key, want in desired.ours.items():
             have = state.tables[key].ours()
             if have == want:
                 continue
             names.append(key)
+            if set(want.address_sets) - set(have.address_sets):
+                forget = (Command(("/bin/sh", "-c", _FORGET)),)
             moved = _moved(have, want)
             forth += [
                 f"delete rule {key} {jump.base} handle {jump.handle}\n" for jump in have.jumps if jump.base in moved
@@ -710,7 +816,7 @@ class Nftables:
         do = Command(("nft", "-f", "-"), "".join(forth))
         undo = [Command(("/bin/sh", "-c", _LOADER, "sh", *places), "".join(back))]
         undo += [Command(("nft", line)) for line in late]
-        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do,), tuple(undo)),)
+        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do, *forget), tuple(undo)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """For each table one transaction, so that a table that is gone by then keeps no other one from its rules."""
@@ -721,6 +827,8 @@ class Nftables:
             places = " ".join(f"'{key} {jump.base}' {jump.target}" for jump in ours.jumps)
             rules = _transaction(key, Ours(), replace(ours, jumps=()))
             sections.append(f"load '{key}' {places} <<'RULES'\n{rules}RULES\n")
+        if any(ours.address_sets for ours in desired.boot.values()):
+            sections.append(f"{_FORGET}\n")
         return boot.script("".join(sections))
 
     def places(self, state: State) -> tuple[Place, ...]:

@@ -360,7 +360,6 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "reverse_zones": list(REVERSE_ZONES),
         "search": list(names.search),
         "manager": names.manager,
-        "address_sets": [],
         "inside": [_met(side) for side in passage.inside],
         "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),
         "ours": ours,

@@ -4,5 +4,8 @@
 """What role dns_allowlist promises, with dnsmasq."""
 
 from contract import dns
+from contract.dns import TestNames
+
+__all__ = ["TestNames"]
 
 globals().update({name: getattr(dns, name) for name in dns.__all__})

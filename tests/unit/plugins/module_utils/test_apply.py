@@ -149,11 +149,10 @@ def test_a_failure_at_the_end_puts_everything_back(host: NetnsHost) -> None:
     assert host.objects() == before
 
 
-@pytest.mark.parametrize("backend", ["iptables", "nftables"])
-def test_names_are_refused(host: NetnsHost, backend: str) -> None:
-    message = f"^backend {backend} cannot hold rules of scope names: nothing fills their addresses; use scope: any$"
+def test_names_are_refused_where_nothing_can_fill_sets(host: NetnsHost) -> None:
+    message = "^backend iptables cannot hold rules of scope names: .*; use backend nftables, or scope any$"
     with pytest.raises(BackendError, match=message):
-        prepare(host, rule_set("web", scope="names"), backend=backend)
+        prepare(host, rule_set("web", scope="names"), backend="iptables")
 
 
 def test_nothing_to_open(host: NetnsHost) -> None:

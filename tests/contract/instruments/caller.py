@@ -1,0 +1,85 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Open TCP connections to a name without a pause, and count those that fail. Runs on a test host.
+
+`caller.py serve PORT` takes them, `caller.py call SERVER NAME PORT FILE` makes them: it asks the server for the name,
+by turns for A and AAAA, and connects to the address. Both are started by `systemd-run --service-type=notify` and ended
+by `systemctl stop`; the caller writes its counts into the file then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import socket
+
+import resolve
+
+# One retransmission of a SYN comes after a second: a connection that needs it counts as failed.
+PATIENCE = 0.9
+
+
+def ready() -> None:
+    """Tell systemd that this runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(os.environ["NOTIFY_SOCKET"])
+        notify.send(b"READY=1")
+
+
+def serve(port: int) -> None:
+    """Take connections and end them."""
+    with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024) as server:
+        ready()
+        while True:
+            server.accept()[0].close()
+
+
+def connects(server: str, name: str, kind: str, port: int) -> str:
+    """Why no connection to the name comes about, empty when one does."""
+    code, addresses = resolve.ask(server, name, kind, tcp=False, wait=2)
+    if not addresses:
+        return f"{name} {kind}: {code}"
+    family = socket.AF_INET6 if kind == "AAAA" else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(PATIENCE)
+        try:
+            client.connect((addresses[0], port))
+        except OSError as error:
+            return f"{addresses[0]}: {error!r}"
+    return ""
+
+
+def call(server: str, name: str, port: int, file: str) -> None:
+    """Connect until somebody stops it."""
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    ready()
+    total, failures = 0, []
+    while not stopped:
+        why = connects(server, name, ("A", "AAAA")[total % 2], port)
+        total += 1
+        failures += [why] if why else []
+    pathlib.Path(file).write_text(json.dumps({"total": total, "failures": failures}), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    actions = parser.add_subparsers(dest="action", required=True)
+    taking = actions.add_parser("serve")
+    taking.add_argument("port", type=int)
+    making = actions.add_parser("call")
+    for name, kind in (("server", str), ("name", str), ("port", int), ("file", str)):
+        making.add_argument(name, type=kind)
+    options = parser.parse_args()
+    if options.action == "serve":
+        serve(options.port)
+    else:
+        call(options.server, options.name, options.port, options.file)
+
+
+if __name__ == "__main__":
+    main()
