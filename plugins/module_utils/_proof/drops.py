@@ -84,7 +84,6 @@ class Drops:
         before = self._counters(flow.family)
         if self._traces:
             self._traced()
-        self._probe.forget()
         self._probe.arrivals(flow, protocol, PortSet.of(port))
         return self._traced() or _risen(before, self._counters(flow.family)) or _UNTOLD
 

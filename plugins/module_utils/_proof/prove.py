@@ -58,7 +58,6 @@ def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: 
     if doubts:
         # What passes although rules in doubt drop has met none of them.
         rules.load(VARIANTS[1])
-        probe.forget()
         possible = [
             held | probe.arrivals(flow, protocol, aim.ports - held) for (aim, flow, protocol), held in zip(asked, sure)
         ]

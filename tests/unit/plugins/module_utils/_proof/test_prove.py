@@ -253,6 +253,12 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
         ("ipv4", "egress", "udp", "3478"),
         "numgen",
     ),
+    "chance by addresses": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 jhash ip saddr . udp sport mod 2 == 1 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "jhash",
+    ),
     "hashlimit": (
         IPTABLES,
         "iptables -I OUTPUT -p udp --dport 3478 -m hashlimit --hashlimit-above 5/sec --hashlimit-name x -j DROP",
@@ -492,6 +498,26 @@ def test_a_family_that_is_off_is_left_out(host: NetnsHost) -> None:
     proof = prove(host, rules=WEB, ports=SOME)
     assert proof["open"] == {"ipv4": as_written(WEB, SOME)["ipv4"]}
     assert proof["covered"] == {"web": "yes"}
+
+
+def test_a_family_that_one_interface_has_is_proved(routed: NetnsHost) -> None:
+    routed.sh(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.out0.disable_ipv6=0;"
+        "ip -6 address add 2001:db8::2/64 dev out0; ip -6 route add default via 2001:db8::1;"
+        "ip6tables -A OUTPUT -p udp --dport 3478 -j DROP"
+    )
+    proof = prove(routed, ports=SOME, families=("ipv4", "ipv6"))
+    assert proof["open"]["ipv6"]["egress"]["udp"] == (SOME - PortSet.of(3478)).texts()
+
+
+def test_no_packet_is_taken_for_the_answer_to_one_before_it(routed: NetnsHost) -> None:
+    """One of those that come in goes to the port from which those that went out were sent."""
+    routed.nft(
+        "table inet f { chain i { type filter hook input priority 0; policy drop;\n"
+        "ct state established,related accept; }; }"
+    )
+    proof = prove(routed, ports=PortSet.of((52000, 53000)))
+    assert proof["open"]["ipv4"]["ingress"] == proof["open"]["ipv6"]["ingress"] == {"tcp": [], "udp": []}
 
 
 def test_the_network_is_copied(routed: NetnsHost) -> None:
