@@ -9,6 +9,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 import typing as t
@@ -86,6 +87,7 @@ _OF_INTERFACE = {
     "ipv4": ("rp_filter", "accept_local", "route_localnet", "src_valid_mark", "forwarding"),
     "ipv6": ("disable_ipv6", "forwarding"),
 }
+_IPV6_ON = re.compile(r"ipv6/conf/(?!(?:default|lo)/)[^/]+/disable_ipv6$")
 # The copy gets the addresses and routes of the host and makes none of its own.
 _QUIET = {"accept_dad": "0", "accept_ra": "0", "addr_gen_mode": "1", "router_solicitations": "0"}
 
@@ -113,9 +115,9 @@ class Network:
     @property
     def families(self) -> tuple[str, ...]:
         """The address families that are switched on."""
-        settings = dict(self.settings)
-        off = settings.get("ipv6/conf/all/disable_ipv6", "1") == "1"
-        return ("ipv4",) if off else ("ipv4", "ipv6")
+        # Writing `all` writes the others, which count, and may be written after it.
+        on = any(_IPV6_ON.match(name) and value == "0" for name, value in self.settings)
+        return ("ipv4", "ipv6") if on else ("ipv4",)
 
 
 @dataclass(frozen=True)
