@@ -55,7 +55,6 @@ _SHOWN = frozenset(
         "length",
         "mh",
         "multiport",
-        "physdev",
         "pkttype",
         "policy",
         "realm",
@@ -214,7 +213,9 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         if not reasons:
             loaded.append(line)
             continue
-        if chain in harmless or (own and (verdict in PASSING or not verdict or verdict in harmless)):
+        # Where a chain that was gone to ends, its caller does not go on.
+        returns = verdict in harmless and "-g" not in options_of(spec)
+        if chain in harmless or (own and (verdict in PASSING or not verdict or returns)):
             continue
         doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
         stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
@@ -399,7 +400,7 @@ def _in_expression(value: t.Any, known: Known) -> t.Iterator[str]:
         elif kind == "payload" and isinstance(inner, dict):
             if inner.get("protocol") == "ether":
                 yield "the hardware address of the far end"
-        elif kind in ("numgen", "socket", "osf", "symhash"):
+        elif kind in ("numgen", "socket", "osf", "jhash", "symhash"):
             yield kind
         elif kind not in _CERTAIN:
             yield from _in_expression(inner, known)
