@@ -165,11 +165,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A rule in doubt: where it stands, what it says, and what one packet cannot show of it."""
+    """A rule in doubt: where it stands, what it says, and what one packet cannot show of it.
+
+    `translates`: whether it decides about an address or a port, so that either of the variants may be the worse.
+    """
 
     where: str
     rule: str
     what: str
+    translates: bool = False
 
     def data(self) -> dict[str, str]:
         """The form in which the module returns it."""
@@ -217,7 +221,8 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         returns = verdict in harmless and "-g" not in options_of(spec)
         if chain in harmless or (own and (verdict in PASSING or not verdict or returns)):
             continue
-        doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
+        what = ", ".join(dict.fromkeys(reasons))
+        doubts.append(Doubt(f"{tool} {table} {chain}", spec, what, translates=table == "nat"))
         stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
         if table == "nat":
             # iptables refuses to drop there; then the rule counts as one that does not match, or as one that does.

@@ -56,11 +56,16 @@ def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: 
     doubts = rules.doubts
     possible = sure
     if doubts:
-        # What passes although rules in doubt drop has met none of them.
+        # What passes although rules in doubt drop has met none of them, but for those that translate.
         rules.load(VARIANTS[1])
-        possible = [
-            held | probe.arrivals(flow, protocol, aim.ports - held) for (aim, flow, protocol), held in zip(asked, sure)
+        either = any(doubt.translates for doubt in doubts)
+        best = [
+            probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
+            for (aim, flow, protocol), held in zip(asked, sure)
         ]
+        possible = [held | more for held, more in zip(sure, best)]
+        if either:
+            sure = [held & more for held, more in zip(sure, best)]
     verdicts = [Verdict(*what, *ports) for what, *ports in zip(asked, sure, possible)]
     result = report(question, verdicts)
     if question.rules is not None:

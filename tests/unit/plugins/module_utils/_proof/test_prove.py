@@ -283,6 +283,13 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
         ("ipv4", "egress", "tcp", "443"),
         "who sends the packet; choose with option user",
     ),
+    "a translation": (
+        IPTABLES,
+        "iptables -t nat -A OUTPUT -p tcp --dport 443 -m statistic --mode random --probability 0.5 -j REDIRECT"
+        " --to-ports 9; iptables -I OUTPUT -p tcp --dport 9 -j DROP",
+        ("ipv4", "egress", "tcp", "443"),
+        "statistic",
+    ),
     "a jump": (
         IPTABLES,
         "iptables -N lim; iptables -A lim -j DROP; iptables -I OUTPUT -p tcp --dport 443 -m limit --limit 5/sec -j lim",
