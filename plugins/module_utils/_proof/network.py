@@ -55,7 +55,9 @@ _CREATE, _EXCL = 0x400, 0x200
 
 _LINK = struct.Struct("=BxHiII")
 _UP, _NOARP, _MULTICAST = 0x1, 0x80, 0x1000
-_ADDRESS, _IFNAME, _LINKINFO, _GROUP = 1, 3, 18, 27
+_ADDRESS, _IFNAME, _LINK_BELOW, _MASTER, _LINKINFO, _GROUP = 1, 3, 5, 10, 18, 27
+# Kinds of interfaces whose packets pass another one's door; that which a veth names is the other end of its cable.
+_STANDING = frozenset(("ipvlan", "macsec", "macvlan", "vlan"))
 _NET_NS_FD = 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 
@@ -94,12 +96,18 @@ _QUIET = {"accept_dad": "0", "accept_ra": "0", "addr_gen_mode": "1", "router_sol
 
 @dataclass(frozen=True)
 class Link:
-    """An interface of the host."""
+    """An interface of the host; `below` is the index of the device that it stands on, `master` that of its bearer.
+
+    Of a VLAN the first is known, of the port of a bridge the second; 0 is none.
+    """
 
     index: int
     name: str
     up: bool
     group: int
+    kind: str = ""
+    below: int = 0
+    master: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,16 @@ class Network:
         on = any(_IPV6_ON.match(name) and value == "0" for name, value in self.settings)
         return ("ipv4", "ipv6") if on else ("ipv4",)
 
+    def above(self, names: t.Collection[str]) -> set[str]:
+        """The interfaces whose packets pass these devices, too."""
+        found: set[int] = set()
+        more = {link.index for link in self.links if link.name in names}
+        while more:
+            on_them = {link.index for link in self.links if link.below in more}
+            more = (on_them | {link.master for link in self.links if link.index in more and link.master}) - found
+            found |= more
+        return {link.name for link in self.links if link.index in found}
+
 
 @dataclass(frozen=True)
 class Way:
@@ -132,7 +150,17 @@ def _link(body: bytes) -> Link:
     _family, _kind, index, flags, _change = _LINK.unpack_from(body)
     found = dict(unpack(body[_LINK.size :]))
     (group,) = struct.unpack("=I", found.get(_GROUP, bytes(4)))
-    return Link(index, found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"), bool(flags & _UP), group)
+    kind = dict(unpack(found.get(_LINKINFO, b""))).get(_INFO_KIND, b"").rstrip(b"\0").decode()
+    below, master = (struct.unpack("=I", found.get(name, bytes(4)))[0] for name in (_LINK_BELOW, _MASTER))
+    return Link(
+        index,
+        found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"),
+        bool(flags & _UP),
+        group,
+        kind,
+        below if kind in _STANDING else 0,
+        master,
+    )
 
 
 def _read_settings() -> t.Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
+from .beneath import read_beneath
 from .doubt import VARIANTS
 from .drops import Drops
 from .linux import apart, need_capabilities
@@ -23,6 +24,7 @@ from .rulesets import Rules, read_rules
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
     from .._model.ports import PortSet
+    from .doubt import Doubt
     from .network import Network
     from .question import Question
     from .rulesets import Piece
@@ -37,12 +39,19 @@ def prove(host: Host, question: Question) -> Proof:
     question = replace(question, passage=without_zones(host, question.passage))
     network = read_network()
     pieces = read_rules(host)
+    beneath = read_beneath(host, network, pieces)
     off = tuple(family for family in question.families if family not in network.families)
-    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, question))
+    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, question))
     return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
 
 
-def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: Question) -> dict[str, t.Any]:
+def _in_copy(
+    host: Host,
+    network: Network,
+    pieces: tuple[Piece, ...],
+    beneath: tuple[Piece | None, list[Doubt]],
+    question: Question,
+) -> dict[str, t.Any]:
     """What the kernel says, in a private namespace."""
     copy = Copy(network)
     families = [family for family in question.families if family in network.families]
@@ -50,7 +59,7 @@ def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: 
     planned = {aim: flows(copy, aim, question, public[aim.family]) for aim in aims(question, families)}
     asked = [(aim, flow, protocol) for aim, packets in planned.items() for flow in packets for protocol in PROTOCOLS]
     probe = Probe(copy, user=question.user)
-    rules = Rules(host, pieces, user=question.user is not None)
+    rules = Rules(host, pieces, beneath, user=question.user is not None)
     rules.load(VARIANTS[0])
     sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
     doubts = rules.doubts

@@ -689,6 +689,32 @@ def test_a_table_that_a_program_owns_is_copied(host: NetnsHost) -> None:
     assert {drop["where"] for drop in proof["dropped_by"]} == {"nft inet owned o: tcp dport 80 drop"}
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (
+            "bridge b { chain o { type filter hook output priority 0; ether type ip udp dport 3478 drop; }; }",
+            "bridge b",
+        ),
+        (
+            "netdev n { chain i { type filter hook ingress device in0 priority 0; udp dport 3478 drop; }; }",
+            "netdev n",
+        ),
+    ],
+)
+def test_what_lies_beneath_an_interface_is_unknown(routed: NetnsHost, table: str, name: str) -> None:
+    routed.sh("ip link add br0 type bridge; ip link set in0 master br0; ip link set br0 up")
+    routed.nft(f"table {table}")
+    elsewhere = prove(routed, ports=SOME, families=("ipv4",))
+    assert (elsewhere["unknown"], elsewhere["open"]["ipv4"]["egress"]["udp"]) == ({"ipv4": NONE["ipv4"]}, SOME.texts())
+    found = prove(routed, ports=SOME, families=("ipv4",), interface="br0", far=("44.1.1.1",))
+    assert found["open"] == {"ipv4": NONE["ipv4"]}
+    assert found["unknown"]["ipv4"]["egress"]["udp"] == found["unknown"]["ipv4"]["ingress"]["tcp"] == SOME.texts()
+    assert [(item["where"], item["what"]) for item in found["not_modelled"]] == [
+        (f"nft {name}", "what lies beneath br0")
+    ]
+
+
 def test_a_table_at_rest_decides_nothing(host: NetnsHost) -> None:
     NFTABLES.close(host)
     host.apply(WEB)
