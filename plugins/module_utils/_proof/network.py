@@ -16,8 +16,10 @@ import typing as t
 from dataclasses import dataclass
 
 from .._backends.contract import BackendError
+from .._model.ports import HIGHEST, LOWEST, PortSet
 from .linux import new_network
 from .netlink import Attribute, Netlink, pack, unpack
+from .packets import NUMBERS
 
 __all__ = [
     "ETHERTYPES",
@@ -69,10 +71,12 @@ _IN_PROGRESS = 0x08 | 0x20 | 0x40
 
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 3, 4, 5, 7, 9
 _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_UID, _RTA_NH_ID = 12, 23, 25, 30
+_FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 20, 22, 23, 24
 _TABLE_MAIN = 254
 _UNICAST, _LOCAL, _BLACKHOLE_TO_THROW = 1, 2, (6, 7, 8, 9)
 _BY_KERNEL = 2
 _CLONED, _ONLINK = 0x200, 0x4
+_ALL = struct.pack("=HH", LOWEST, HIGHEST)
 _ROUTE_HEAD = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP = struct.Struct("=HBBi")
 
@@ -239,6 +243,23 @@ class Copy:
         for body in rules:
             if body[0] in VERSIONS.values():
                 self._replay("policy rule", _NEWRULE, body)
+
+    def unsure(self, family: str, protocol: str, *, user: bool) -> PortSet:
+        """The ports whose packets from the host a policy rule may lead elsewhere than here.
+
+        The kernel routes a raw packet before it looks at its ports; `user` is whether it is known who sends.
+        """
+        found = PortSet()
+        for body in self._network.rules:
+            attributes = dict(unpack(body[12:]))  # behind struct fib_rule_hdr
+            number = attributes.get(_FRA_IP_PROTO, b"")
+            apart = {_FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE} & set(attributes)
+            if body[0] != VERSIONS[family] or not (apart or (_FRA_UID_RANGE in attributes and not user)):
+                continue
+            if number in (b"", bytes((NUMBERS[protocol],))):
+                low, high = struct.unpack("=HH", attributes.get(_FRA_DPORT_RANGE, _ALL))
+                found |= PortSet.of((max(low, LOWEST), high))
+        return found
 
     def _index(self, name: str) -> int:
         try:

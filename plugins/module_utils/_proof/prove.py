@@ -9,6 +9,7 @@ import time
 import typing as t
 from dataclasses import replace
 
+from .._model.ports import PortSet
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
 from .beneath import read_beneath
@@ -23,7 +24,6 @@ from .rulesets import Rules, read_rules
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
-    from .._model.ports import PortSet
     from .doubt import Doubt
     from .network import Network
     from .question import Question
@@ -75,7 +75,14 @@ def _in_copy(
         possible = [held | more for held, more in zip(sure, best)]
         if either:
             sure = [held & more for held, more in zip(sure, best)]
-    verdicts = [Verdict(*what, *ports) for what, *ports in zip(asked, sure, possible)]
+    verdicts = []
+    routed: dict[tuple[str, str], PortSet] = {}
+    for (aim, flow, protocol), held, more in zip(asked, sure, possible):
+        unsure = PortSet()
+        if not flow.interface:
+            unsure = copy.unsure(aim.family, protocol, user=question.user is not None) & aim.ports
+            routed[aim.family, protocol] = unsure
+        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure))
     result = report(question, verdicts)
     if question.rules is not None:
         missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
@@ -83,6 +90,15 @@ def _in_copy(
             host, rules, probe, [(verdict, ports) for verdict, ports in missing if ports]
         )
     notes = [{"where": "network", "rule": note, "what": "it cannot be copied"} for note in copy.notes]
+    notes += [
+        {
+            "where": "network",
+            "rule": f"policy rules: {family} egress {protocol} {ports}",
+            "what": "a route chosen by protocol, port or user",
+        }
+        for (family, protocol), ports in routed.items()
+        if ports
+    ]
     return {
         **result,
         "not_modelled": [doubt.data() for doubt in doubts] + notes,

@@ -715,6 +715,20 @@ def test_what_lies_beneath_an_interface_is_unknown(routed: NetnsHost, table: str
     ]
 
 
+def test_ways_that_hang_on_port_or_user_are_unknown(routed: NetnsHost) -> None:
+    routed.sh(
+        "ip rule add ipproto udp dport 3478-3479 prohibit; ip rule add ipproto tcp prohibit;"
+        "ip -6 rule add uidrange 1234-1234 prohibit"
+    )
+    proof = prove(routed, ports=SOME)
+    assert proof["unknown"] == {
+        "ipv4": {"egress": {"tcp": SOME.texts(), "udp": ["3478-3479"]}, "ingress": NONE["ipv4"]["ingress"]},
+        "ipv6": {"egress": dict.fromkeys(("tcp", "udp"), SOME.texts()), "ingress": NONE["ipv6"]["ingress"]},
+    }
+    assert "policy rules: ipv4 egress udp 3478-3479" in {item["rule"] for item in proof["not_modelled"]}
+    assert prove(routed, ports=SOME, user=1234)["unknown"]["ipv6"] == NONE["ipv6"]
+
+
 def test_a_table_at_rest_decides_nothing(host: NetnsHost) -> None:
     NFTABLES.close(host)
     host.apply(WEB)
