@@ -52,7 +52,6 @@ _SHOWN = frozenset(
         "iprange",
         "ipv6header",
         "ipv6-icmp",
-        "length",
         "mh",
         "multiport",
         "pkttype",
@@ -122,7 +121,6 @@ _META = frozenset(
         "nfproto",
         "protocol",
         "pkttype",
-        "length",
         "nftrace",
         "secpath",
         "ipsec",
@@ -405,6 +403,8 @@ def _in_expression(value: t.Any, known: Known) -> t.Iterator[str]:
         elif kind == "payload" and isinstance(inner, dict):
             if inner.get("protocol") == "ether":
                 yield "the hardware address of the far end"
+            elif inner.get("field") == "length" or inner.get("base") == "ih":
+                yield "what the packet carries"
         elif kind in ("numgen", "socket", "osf", "jhash", "symhash"):
             yield kind
         elif kind not in _CERTAIN:

@@ -253,6 +253,24 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
         ("ipv4", "egress", "udp", "3478"),
         "numgen",
     ),
+    "length": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 meta length 200-65535 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "meta length",
+    ),
+    "length of what it carries": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 udp length 200-65535 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "what the packet carries",
+    ),
+    "what it carries": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 @ih,0,8 7 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "what the packet carries",
+    ),
     "chance by addresses": (
         NFTABLES,
         "nft insert rule inet filter output udp dport 3478 jhash ip saddr . udp sport mod 2 == 1 drop",

@@ -87,6 +87,7 @@ STAND_INS: dict[str, tuple[str, str, str]] = {
     "-m mark --mark 0x1 -j RETURN": ("a mark", "-j DROP", "-j ACCEPT"),
     "-p udp -j NFQUEUE --queue-num 1": ("NFQUEUE", "-p udp -j DROP", "-p udp -j ACCEPT"),
     "-p udp -m physdev --physdev-in eth1 -j DROP": ("physdev", "-p udp -j DROP", ""),
+    "-p udp -m length --length 200:65535 -j DROP": ("length", "-p udp -j DROP", ""),
     "-m unheard-of --thing -j LOG": ("", "", ""),
     "-m limit --limit 3/min -j quiet": ("", "", ""),
     "-m limit --limit 3/min -g quiet": ("limit", "-j DROP", "-j ACCEPT"),
