@@ -71,7 +71,7 @@ _IN_PROGRESS = 0x08 | 0x20 | 0x40
 
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 3, 4, 5, 7, 9
 _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_UID, _RTA_NH_ID = 12, 23, 25, 30
-_FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 20, 22, 23, 24
+_FRA_FWMARK, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 10, 20, 22, 23, 24
 _TABLE_MAIN = 254
 _UNICAST, _LOCAL, _BLACKHOLE_TO_THROW = 1, 2, (6, 7, 8, 9)
 _BY_KERNEL = 2
@@ -130,6 +130,11 @@ class Network:
         # Writing `all` writes the others, which count, and may be written after it.
         on = any(_IPV6_ON.match(name) and value == "0" for name, value in self.settings)
         return ("ipv4", "ipv6") if on else ("ipv4",)
+
+    @property
+    def routes_by_mark(self) -> bool:
+        """Whether policy rules look at marks."""
+        return any(_FRA_FWMARK in dict(unpack(body[12:])) for body in self.rules)  # behind struct fib_rule_hdr
 
     def above(self, names: t.Collection[str]) -> set[str]:
         """The interfaces whose packets pass these devices, too."""

@@ -59,7 +59,7 @@ def _in_copy(
     planned = {aim: flows(copy, aim, question, public[aim.family]) for aim in aims(question, families)}
     asked = [(aim, flow, protocol) for aim, packets in planned.items() for flow in packets for protocol in PROTOCOLS]
     probe = Probe(copy, user=question.user)
-    rules = Rules(host, pieces, beneath, user=question.user is not None)
+    rules = Rules(host, pieces, beneath, user=question.user is not None, steered=network.routes_by_mark)
     rules.load(VARIANTS[0])
     sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
     doubts = rules.doubts

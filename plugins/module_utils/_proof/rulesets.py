@@ -151,18 +151,26 @@ def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
 class Rules:
     """The rules of a host, in the namespace that this process is in.
 
-    `user`: whether it is known who sends. `beneath` are rules of which the copy has none, and what stands in for them
-    at their worst. `doubts` are the rules whose verdict one packet cannot show.
+    `user`: whether it is known who sends; `steered`: whether a mark decides on the way. `beneath` are rules of which
+    the copy has none, and what stands in for them at their worst. `doubts` are the rules whose verdict one packet cannot
+    show.
     """
 
     def __init__(
-        self, host: Host, pieces: tuple[Piece, ...], beneath: tuple[Piece | None, list[Doubt]], *, user: bool
+        self,
+        host: Host,
+        pieces: tuple[Piece, ...],
+        beneath: tuple[Piece | None, list[Doubt]],
+        *,
+        user: bool,
+        steered: bool,
     ) -> None:
         self.doubts: list[Doubt] = []
         self._host = host
         self._pieces = pieces
         self._beneath, self._hidden = beneath
         self._user = user
+        self._steered = steered
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -185,7 +193,9 @@ class Rules:
         sets = bool(self._host.which("ipset"))
         for piece in self._pieces:
             if piece.is_iptables:
-                text, doubts = in_save_format(piece.text, piece.tool, user=self._user, sets=sets, variant=variant)
+                text, doubts = in_save_format(
+                    piece.text, piece.tool, user=self._user, sets=sets, steered=self._steered, variant=variant
+                )
                 self.doubts += doubts
                 self._feed(replace(piece, text=text))
 
@@ -196,7 +206,7 @@ class Rules:
 
     def _settle_doubts(self, variant: str) -> None:
         listing = json.loads(run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
-        commands, doubts = in_nft(listing, user=self._user, variant=variant)
+        commands, doubts = in_nft(listing, user=self._user, steered=self._steered, variant=variant)
         texts = self.nft_texts() if doubts else {}
         self.doubts += [replace(doubt, rule=texts.get(doubt.rule, doubt.rule)) for doubt in doubts]
         if commands:

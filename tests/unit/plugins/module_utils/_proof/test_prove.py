@@ -747,6 +747,24 @@ def test_ways_that_hang_on_port_or_user_are_unknown(routed: NetnsHost) -> None:
     assert prove(routed, ports=SOME, user=1234)["unknown"]["ipv6"] == NONE["ipv6"]
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "iptables -t mangle -A OUTPUT -p udp --dport 3478 -m owner --uid-owner 1234 -j MARK --set-mark 1",
+        "nft 'table ip m { chain o { type route hook output priority -150;"
+        "udp dport 3478 meta skuid 1234 meta mark set 1; }; }'",
+        "nft 'table ip m { chain o { type route hook output priority -150;"
+        "udp dport 3478 meta skuid 1234 meta mark set 1 accept; }; }'",
+    ],
+)
+def test_a_way_that_hangs_on_a_mark_in_doubt_is_unknown(routed: NetnsHost, script: str) -> None:
+    routed.sh(f"{script}; ip rule add fwmark 1 prohibit")
+    proof = prove(routed, ports=SOME, families=("ipv4",))
+    egress = {"tcp": [], "udp": ["3478"]}
+    assert proof["unknown"] == {"ipv4": {"egress": egress, "ingress": NONE["ipv4"]["ingress"]}}
+    assert prove(routed, ports=SOME, families=("ipv4",), user=1234)["unknown"] == {"ipv4": NONE["ipv4"]}
+
+
 def test_a_table_at_rest_decides_nothing(host: NetnsHost) -> None:
     NFTABLES.close(host)
     host.apply(WEB)
