@@ -152,8 +152,8 @@ class Rules:
     """The rules of a host, in the namespace that this process is in.
 
     `user`: whether it is known who sends; `steered`: whether a mark decides on the way. `beneath` are rules of which
-    the copy has none, and what stands in for them at their worst. `doubts` are the rules whose verdict one packet cannot
-    show.
+    the copy has none, and what stands in for them at their worst. `doubts` are the rules whose verdict one packet
+    cannot show.
     """
 
     def __init__(
