@@ -19,8 +19,8 @@ description:
     also when the module is killed.
   - A port is told by the number it was sent to, before any address translation. It is open when the packet is let
     through to wherever the rules send it.
-  - It proves what this host does. A firewall further along the path is not seen, nor are programs that filter beside
-    the rules (XDP, traffic control, systemd's address filters).
+  - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
+    the rules (XDP, traffic control, systemd's address filters, IPsec policies, arptables, ebtables-legacy).
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks

@@ -52,10 +52,8 @@ _SHOWN = frozenset(
         "iprange",
         "ipv6header",
         "ipv6-icmp",
-        "length",
         "mh",
         "multiport",
-        "physdev",
         "pkttype",
         "policy",
         "realm",
@@ -123,7 +121,6 @@ _META = frozenset(
         "nfproto",
         "protocol",
         "pkttype",
-        "length",
         "nftrace",
         "secpath",
         "ipsec",
@@ -166,11 +163,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A rule in doubt: where it stands, what it says, and what one packet cannot show of it."""
+    """A rule in doubt: where it stands, what it says, and what one packet cannot show of it.
+
+    `translates`: whether it decides about an address, a port or the way, so that either variant may be the worse.
+    """
 
     where: str
     rule: str
     what: str
+    translates: bool = False
 
     def data(self) -> dict[str, str]:
         """The form in which the module returns it."""
@@ -186,8 +187,13 @@ def _stand_in(verdict: str, variant: str) -> str:
 # The save format of iptables
 
 
-def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str) -> tuple[str, list[Doubt]]:
-    """The rules as they are loaded for a variant, and those of them that are in doubt."""
+def in_save_format(
+    text: str, tool: str, *, user: bool, sets: bool, steered: bool = False, variant: str
+) -> tuple[str, list[Doubt]]:
+    """The rules as they are loaded for a variant, and those of them that are in doubt.
+
+    `steered`: whether a mark decides on the way, so that a rule that sets one is in doubt, too.
+    """
     lines = text.splitlines()
     known = Known(_sets_marks(lines), user, sets)
     doubts: list[Doubt] = []
@@ -214,15 +220,19 @@ def in_save_format(text: str, tool: str, *, user: bool, sets: bool, variant: str
         if not reasons:
             loaded.append(line)
             continue
-        if chain in harmless or (own and (verdict in PASSING or not verdict or verdict in harmless)):
+        # Where a chain that was gone to ends, its caller does not go on.
+        returns = verdict in harmless and "-g" not in options_of(spec)
+        steers = steered and verdict in ("MARK", "CONNMARK")
+        if chain in harmless or (own and not steers and (verdict in PASSING or not verdict or returns)):
             continue
-        doubts.append(Doubt(f"{tool} {table} {chain}", spec, ", ".join(dict.fromkeys(reasons))))
+        what = ", ".join(dict.fromkeys(reasons))
+        doubts.append(Doubt(f"{tool} {table} {chain}", spec, what, translates=table == "nat" or steers))
         stand_in = _stand_in({"ACCEPT": "accept", "DROP": "drop", "REJECT": "drop"}.get(verdict, ""), variant)
-        if table == "nat":
+        if table == "nat" or steers:
             # iptables refuses to drop there; then the rule counts as one that does not match, or as one that does.
             stand_in = "" if variant == VARIANTS[0] else "accept"
         if stand_in:
-            jump = target if table == "nat" and own else f"-j {stand_in.upper()}"
+            jump = target if (table == "nat" and own) or steers else f"-j {stand_in.upper()}"
             loaded.append(" ".join(["-A", chain, *certain, jump]))
     return "\n".join([*loaded, ""]), doubts
 
@@ -299,7 +309,7 @@ def _harmless(lines: list[str]) -> frozenset[str]:
 
 
 def in_nft(
-    listing: t.Sequence[dict[str, t.Any]], *, user: bool, variant: str
+    listing: t.Sequence[dict[str, t.Any]], *, user: bool, steered: bool, variant: str
 ) -> tuple[list[dict[str, t.Any]], list[Doubt]]:
     """The commands of libnftables-json(5) that put a variant into the place of rules in doubt, and those rules.
 
@@ -324,16 +334,20 @@ def in_nft(
         decides = (
             verdicts and not {(rule["family"], rule["table"], name) for name in (rule["chain"], target)} & harmless
         )
-        if reasons and decides:
+        marks = [statement for statement in expression if steered and _marks(statement)]
+        if reasons and (decides or marks):
             certain = [statement for statement in kept if "match" in statement and not any(_reasons(statement, known))]
             verdict = {("accept",): "accept", ("drop",): "drop", ("reject",): "drop"}.get(tuple(verdicts), "")
-            stand_in = _stand_in(verdict, variant)
-            if stand_in:
-                commands.append({"replace": {"rule": {**place, "expr": [*certain, {stand_in: None}]}}})
+            stand_in = _stand_in(verdict, variant) if verdicts else ""
+            if stand_in or (marks and not verdicts and variant != VARIANTS[0]):
+                ends: list[Statement] = [{stand_in: None}] if stand_in else []
+                commands.append({"replace": {"rule": {**place, "expr": [*certain, *marks, *ends]}}})
             else:
                 commands.append({"delete": {"rule": place}})
             where = f"nft {rule['family']} {rule['table']} {rule['chain']}"
-            doubts.append(Doubt(where, f"{rule['family']} {rule['table']} {rule['handle']}", ", ".join(reasons)))
+            doubts.append(
+                Doubt(where, f"{rule['family']} {rule['table']} {rule['handle']}", ", ".join(reasons), bool(marks))
+            )
         elif len(kept) < len(expression):
             commands.append({"replace": {"rule": {**place, "expr": kept or [{"counter": None}]}}})
     return commands, doubts
@@ -399,7 +413,9 @@ def _in_expression(value: t.Any, known: Known) -> t.Iterator[str]:
         elif kind == "payload" and isinstance(inner, dict):
             if inner.get("protocol") == "ether":
                 yield "the hardware address of the far end"
-        elif kind in ("numgen", "socket", "osf", "symhash"):
+            elif inner.get("field") == "length" or inner.get("base") == "ih":
+                yield "what the packet carries"
+        elif kind in ("numgen", "socket", "osf", "jhash", "symhash"):
             yield kind
         elif kind not in _CERTAIN:
             yield from _in_expression(inner, known)

@@ -69,7 +69,8 @@ class Drops:
         return list(found.items())
 
     def _split(self, flow: Flow, protocol: str, low: int, high: int) -> t.Iterator[tuple[str, PortSet]]:
-        first, last = self._ask(flow, protocol, low), self._ask(flow, protocol, high)
+        first = self._ask(flow, protocol, low)
+        last = self._ask(flow, protocol, high) if high > low else first
         if first == last or high - low < 2:
             yield first, PortSet.of((low, high) if first == last else low)
             if first != last:
@@ -84,7 +85,6 @@ class Drops:
         before = self._counters(flow.family)
         if self._traces:
             self._traced()
-        self._probe.forget()
         self._probe.arrivals(flow, protocol, PortSet.of(port))
         return self._traced() or _risen(before, self._counters(flow.family)) or _UNTOLD
 

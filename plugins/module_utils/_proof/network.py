@@ -9,14 +9,17 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 import typing as t
 from dataclasses import dataclass
 
 from .._backends.contract import BackendError
+from .._model.ports import HIGHEST, LOWEST, PortSet
 from .linux import new_network
 from .netlink import Attribute, Netlink, pack, unpack
+from .packets import NUMBERS
 
 __all__ = [
     "ETHERTYPES",
@@ -54,7 +57,9 @@ _CREATE, _EXCL = 0x400, 0x200
 
 _LINK = struct.Struct("=BxHiII")
 _UP, _NOARP, _MULTICAST = 0x1, 0x80, 0x1000
-_ADDRESS, _IFNAME, _LINKINFO, _GROUP = 1, 3, 18, 27
+_ADDRESS, _IFNAME, _LINK_BELOW, _MASTER, _LINKINFO, _GROUP = 1, 3, 5, 10, 18, 27
+# Kinds of interfaces whose packets pass another one's door; that which a veth names is the other end of its cable.
+_STANDING = frozenset(("ipvlan", "macsec", "macvlan", "vlan"))
 _NET_NS_FD = 28
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
 
@@ -66,10 +71,12 @@ _IN_PROGRESS = 0x08 | 0x20 | 0x40
 
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 3, 4, 5, 7, 9
 _RTA_CACHEINFO, _RTA_EXPIRES, _RTA_UID, _RTA_NH_ID = 12, 23, 25, 30
+_FRA_FWMARK, _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 10, 20, 22, 23, 24
 _TABLE_MAIN = 254
 _UNICAST, _LOCAL, _BLACKHOLE_TO_THROW = 1, 2, (6, 7, 8, 9)
 _BY_KERNEL = 2
 _CLONED, _ONLINK = 0x200, 0x4
+_ALL = struct.pack("=HH", LOWEST, HIGHEST)
 _ROUTE_HEAD = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP = struct.Struct("=HBBi")
 
@@ -86,18 +93,25 @@ _OF_INTERFACE = {
     "ipv4": ("rp_filter", "accept_local", "route_localnet", "src_valid_mark", "forwarding"),
     "ipv6": ("disable_ipv6", "forwarding"),
 }
+_IPV6_ON = re.compile(r"ipv6/conf/(?!(?:default|lo)/)[^/]+/disable_ipv6$")
 # The copy gets the addresses and routes of the host and makes none of its own.
 _QUIET = {"accept_dad": "0", "accept_ra": "0", "addr_gen_mode": "1", "router_solicitations": "0"}
 
 
 @dataclass(frozen=True)
 class Link:
-    """An interface of the host."""
+    """An interface of the host; `below` is the index of the device that it stands on, `master` that of its bearer.
+
+    Of a VLAN the first is known, of the port of a bridge the second; 0 is none.
+    """
 
     index: int
     name: str
     up: bool
     group: int
+    kind: str = ""
+    below: int = 0
+    master: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,24 @@ class Network:
     @property
     def families(self) -> tuple[str, ...]:
         """The address families that are switched on."""
-        settings = dict(self.settings)
-        off = settings.get("ipv6/conf/all/disable_ipv6", "1") == "1"
-        return ("ipv4",) if off else ("ipv4", "ipv6")
+        # Writing `all` writes the others, which count, and may be written after it.
+        on = any(_IPV6_ON.match(name) and value == "0" for name, value in self.settings)
+        return ("ipv4", "ipv6") if on else ("ipv4",)
+
+    @property
+    def routes_by_mark(self) -> bool:
+        """Whether policy rules look at marks."""
+        return any(_FRA_FWMARK in dict(unpack(body[12:])) for body in self.rules)  # behind struct fib_rule_hdr
+
+    def above(self, names: t.Collection[str]) -> set[str]:
+        """The interfaces whose packets pass these devices, too."""
+        found: set[int] = set()
+        more = {link.index for link in self.links if link.name in names}
+        while more:
+            on_them = {link.index for link in self.links if link.below in more}
+            more = (on_them | {link.master for link in self.links if link.index in more and link.master}) - found
+            found |= more
+        return {link.name for link in self.links if link.index in found}
 
 
 @dataclass(frozen=True)
@@ -130,7 +159,17 @@ def _link(body: bytes) -> Link:
     _family, _kind, index, flags, _change = _LINK.unpack_from(body)
     found = dict(unpack(body[_LINK.size :]))
     (group,) = struct.unpack("=I", found.get(_GROUP, bytes(4)))
-    return Link(index, found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"), bool(flags & _UP), group)
+    kind = dict(unpack(found.get(_LINKINFO, b""))).get(_INFO_KIND, b"").rstrip(b"\0").decode()
+    below, master = (struct.unpack("=I", found.get(name, bytes(4)))[0] for name in (_LINK_BELOW, _MASTER))
+    return Link(
+        index,
+        found[_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"),
+        bool(flags & _UP),
+        group,
+        kind,
+        below if kind in _STANDING else 0,
+        master,
+    )
 
 
 def _read_settings() -> t.Iterator[tuple[str, str]]:
@@ -209,6 +248,23 @@ class Copy:
         for body in rules:
             if body[0] in VERSIONS.values():
                 self._replay("policy rule", _NEWRULE, body)
+
+    def unsure(self, family: str, protocol: str, *, user: bool) -> PortSet:
+        """The ports whose packets from the host a policy rule may lead elsewhere than here.
+
+        The kernel routes a raw packet before it looks at its ports; `user` is whether it is known who sends.
+        """
+        found = PortSet()
+        for body in self._network.rules:
+            attributes = dict(unpack(body[12:]))  # behind struct fib_rule_hdr
+            number = attributes.get(_FRA_IP_PROTO, b"")
+            apart = {_FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE} & set(attributes)
+            if body[0] != VERSIONS[family] or not (apart or (_FRA_UID_RANGE in attributes and not user)):
+                continue
+            if number in (b"", bytes((NUMBERS[protocol],))):
+                low, high = struct.unpack("=HH", attributes.get(_FRA_DPORT_RANGE, _ALL))
+                found |= PortSet.of((max(low, LOWEST), high))
+        return found
 
     def _index(self, name: str) -> int:
         try:

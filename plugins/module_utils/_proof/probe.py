@@ -74,6 +74,8 @@ class Probe:
 
     def arrivals(self, flow: Flow, protocol: str, ports: PortSet) -> PortSet:
         """The ports whose packets arrive: leave the host for the wire, or are delivered on it."""
+        # A packet that came before may have begun the connection to which one of these would belong.
+        self._forget()
         self._tag += 1
         packets = Packets(flow.family, protocol, flow.source, flow.target, self._tag)
         wire, delivered = self._wire.arrivals[flow.family], self._delivered[flow.family, protocol]
@@ -119,9 +121,9 @@ class Probe:
         self.packets += packets
         self._since_forgotten += packets
         if self._since_forgotten >= self._most:
-            self.forget()
+            self._forget()
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Forget all connections that the packets have begun."""
         self._since_forgotten = 0
         # Without that part of the kernel new connections push out the old ones, which had no answer.

@@ -9,8 +9,10 @@ import time
 import typing as t
 from dataclasses import replace
 
+from .._model.ports import PortSet
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
+from .beneath import read_beneath
 from .doubt import VARIANTS
 from .drops import Drops
 from .linux import apart, need_capabilities
@@ -22,7 +24,7 @@ from .rulesets import Rules, read_rules
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
-    from .._model.ports import PortSet
+    from .doubt import Doubt
     from .network import Network
     from .question import Question
     from .rulesets import Piece
@@ -37,12 +39,19 @@ def prove(host: Host, question: Question) -> Proof:
     question = replace(question, passage=without_zones(host, question.passage))
     network = read_network()
     pieces = read_rules(host)
+    beneath = read_beneath(host, network, pieces)
     off = tuple(family for family in question.families if family not in network.families)
-    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, question))
+    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, question))
     return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
 
 
-def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: Question) -> dict[str, t.Any]:
+def _in_copy(
+    host: Host,
+    network: Network,
+    pieces: tuple[Piece, ...],
+    beneath: tuple[Piece | None, list[Doubt]],
+    question: Question,
+) -> dict[str, t.Any]:
     """What the kernel says, in a private namespace."""
     copy = Copy(network)
     families = [family for family in question.families if family in network.families]
@@ -50,19 +59,30 @@ def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: 
     planned = {aim: flows(copy, aim, question, public[aim.family]) for aim in aims(question, families)}
     asked = [(aim, flow, protocol) for aim, packets in planned.items() for flow in packets for protocol in PROTOCOLS]
     probe = Probe(copy, user=question.user)
-    rules = Rules(host, pieces, user=question.user is not None)
+    rules = Rules(host, pieces, beneath, user=question.user is not None, steered=network.routes_by_mark)
     rules.load(VARIANTS[0])
     sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
     doubts = rules.doubts
     possible = sure
     if doubts:
-        # What passes although rules in doubt drop has met none of them.
+        # What passes although rules in doubt drop has met none of them, but for those that translate.
         rules.load(VARIANTS[1])
-        probe.forget()
-        possible = [
-            held | probe.arrivals(flow, protocol, aim.ports - held) for (aim, flow, protocol), held in zip(asked, sure)
+        either = any(doubt.translates for doubt in doubts)
+        best = [
+            probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
+            for (aim, flow, protocol), held in zip(asked, sure)
         ]
-    verdicts = [Verdict(*what, *ports) for what, *ports in zip(asked, sure, possible)]
+        possible = [held | more for held, more in zip(sure, best)]
+        if either:
+            sure = [held & more for held, more in zip(sure, best)]
+    verdicts = []
+    routed: dict[tuple[str, str], PortSet] = {}
+    for (aim, flow, protocol), held, more in zip(asked, sure, possible):
+        unsure = PortSet()
+        if not flow.interface:
+            unsure = copy.unsure(aim.family, protocol, user=question.user is not None) & aim.ports
+            routed[aim.family, protocol] = unsure
+        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure))
     result = report(question, verdicts)
     if question.rules is not None:
         missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
@@ -70,6 +90,15 @@ def _in_copy(host: Host, network: Network, pieces: tuple[Piece, ...], question: 
             host, rules, probe, [(verdict, ports) for verdict, ports in missing if ports]
         )
     notes = [{"where": "network", "rule": note, "what": "it cannot be copied"} for note in copy.notes]
+    notes += [
+        {
+            "where": "network",
+            "rule": f"policy rules: {family} egress {protocol} {ports}",
+            "what": "a route chosen by protocol, port or user",
+        }
+        for (family, protocol), ports in routed.items()
+        if ports
+    ]
     return {
         **result,
         "not_modelled": [doubt.data() for doubt in doubts] + notes,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import pwd
 import typing as t
@@ -22,6 +23,9 @@ if t.TYPE_CHECKING:
 __all__ = ["ALL_PORTS", "Question", "read_question", "without_zones"]
 
 ALL_PORTS = PortSet.of((LOWEST, HIGHEST))
+
+# The number after it, (uid_t) -1, stands for none.
+_HIGHEST_USER = (1 << 32) - 2
 
 T = t.TypeVar("T")
 
@@ -134,8 +138,10 @@ def _addresses(texts: t.Iterable[str], where: str) -> tuple[str, ...]:
 def _user(name: str | None) -> int | None:
     if name is None:
         return None
-    try:
-        return int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
-    except KeyError:
-        text = f"{name!r} is not a user of this host; a name or a number is needed"
-        raise RequestError([Problem("user", text)]) from None
+    number = int(name) if name.isdecimal() else -1
+    with contextlib.suppress(KeyError):
+        number = number if number >= 0 else pwd.getpwnam(name).pw_uid
+    if not 0 <= number <= _HIGHEST_USER:
+        text = f"{name!r} is not a user of this host; a name or a number up to {_HIGHEST_USER} is needed"
+        raise RequestError([Problem("user", text)])
+    return number

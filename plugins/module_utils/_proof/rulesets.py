@@ -20,7 +20,7 @@ if t.TYPE_CHECKING:
     from .._backends.nftables import Table
     from .doubt import Doubt
 
-__all__ = ["Piece", "Rules", "read_rules"]
+__all__ = ["Piece", "Rules", "read_rules", "run"]
 
 # Of a message or a line, which may hold all elements of a set.
 _LONGEST = 300
@@ -69,7 +69,7 @@ def read_rules(host: Host) -> tuple[Piece, ...]:
         )
     pieces = []
     if host.which("ipset"):
-        pieces.append(Piece("ipset", _run(host, ["ipset", "save"])))
+        pieces.append(Piece("ipset", run(host, ["ipset", "save"])))
     if host.which("nft"):
         pieces += _nft_tables(host)
     for command in ("iptables", "ip6tables"):
@@ -77,7 +77,8 @@ def read_rules(host: Host) -> tuple[Piece, ...]:
     return tuple(piece for piece in pieces if piece.text.strip())
 
 
-def _run(host: Host, argv: list[str]) -> str:
+def run(host: Host, argv: list[str]) -> str:
+    """What a command prints. Raises BackendError when it fails."""
     outcome = host.run(argv)
     if outcome.code != 0:
         raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
@@ -87,14 +88,14 @@ def _run(host: Host, argv: list[str]) -> str:
 def _nft_tables(host: Host) -> t.Iterator[Piece]:
     # Without the rules, of which there may be many.
     kinds = ("tables", "chains", "sets")
-    items = [item for kind in kinds for item in json.loads(_run(host, ["nft", "-j", "-t", "list", kind]))["nftables"]]
+    items = [item for kind in kinds for item in json.loads(run(host, ["nft", "-j", "-t", "list", kind]))["nftables"]]
     tables = parse_listing(json.dumps({"nftables": items}))
     for table in tables.values():
         if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
-            text = _run(host, ["nft", "-s", "list", "table", table.family, table.name])
+            text = run(host, ["nft", "-s", "list", "table", table.family, table.name])
             hidden = _extensions(host, table) if table.family in ("ip", "ip6") else {}
             if hidden:
-                text = _run(host, ["nft", "-s", "-a", "list", "table", table.family, table.name])
+                text = run(host, ["nft", "-s", "-a", "list", "table", table.family, table.name])
                 text = _HANDLE.sub(functools.partial(_without_extensions, hidden), text)
             yield Piece("nft", _OWNED.sub(_disowned, text), table.id)
 
@@ -105,7 +106,7 @@ def _extensions(host: Host, table: Table) -> dict[str, list[str]]:
     nft lists what it cannot translate as `xt match NAME`, which cannot be loaded, or leaves it out without a word when
     it has no library for it.
     """
-    listing = json.loads(_run(host, ["nft", "-j", "list", "table", table.family, table.name]))["nftables"]
+    listing = json.loads(run(host, ["nft", "-j", "list", "table", table.family, table.name]))["nftables"]
     found = {}
     for rule in (item["rule"] for item in listing if "rule" in item):
         names = [statement["xt"]["name"] for statement in rule["expr"] if "xt" in statement]
@@ -139,7 +140,7 @@ def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
         tool = next((name for name in (f"{command}-{variant}",) if host.which(f"{name}-save")), "")
         tool = tool or (command if default == variant else "")
         if wanted and tool:
-            yield Piece(tool, _run(host, [f"{tool}-save"]))
+            yield Piece(tool, run(host, [f"{tool}-save"]))
         elif wanted and variant == "legacy":
             raise BackendError(
                 f"{_LEGACY[command]} lists tables, and no command can read them; install {command}-legacy "
@@ -150,14 +151,26 @@ def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
 class Rules:
     """The rules of a host, in the namespace that this process is in.
 
-    `user`: whether it is known who sends. `doubts` are the rules whose verdict one packet cannot show.
+    `user`: whether it is known who sends; `steered`: whether a mark decides on the way. `beneath` are rules of which
+    the copy has none, and what stands in for them at their worst. `doubts` are the rules whose verdict one packet
+    cannot show.
     """
 
-    def __init__(self, host: Host, pieces: tuple[Piece, ...], *, user: bool) -> None:
+    def __init__(
+        self,
+        host: Host,
+        pieces: tuple[Piece, ...],
+        beneath: tuple[Piece | None, list[Doubt]],
+        *,
+        user: bool,
+        steered: bool,
+    ) -> None:
         self.doubts: list[Doubt] = []
         self._host = host
         self._pieces = pieces
+        self._beneath, self._hidden = beneath
         self._user = user
+        self._steered = steered
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -166,19 +179,23 @@ class Rules:
 
     def load(self, variant: str) -> None:
         """Load the rules; of those in doubt this variant. Raises BackendError, which names table and line."""
-        self.doubts = []
+        self.doubts = list(self._hidden)
         again = [piece for piece in self._pieces if piece.tool == "ipset"] if variant == VARIANTS[0] else []
         native = [piece for piece in self._pieces if piece.tool == "nft"]
-        if native:
+        if native or self._beneath:
             self._feed(Piece("nft", "flush ruleset\n"))
         for piece in (*again, *native):
             self._feed(piece)
         if native:
             self._settle_doubts(variant)
+        if self._beneath and variant == VARIANTS[0]:
+            self._feed(self._beneath)
         sets = bool(self._host.which("ipset"))
         for piece in self._pieces:
             if piece.is_iptables:
-                text, doubts = in_save_format(piece.text, piece.tool, user=self._user, sets=sets, variant=variant)
+                text, doubts = in_save_format(
+                    piece.text, piece.tool, user=self._user, sets=sets, steered=self._steered, variant=variant
+                )
                 self.doubts += doubts
                 self._feed(replace(piece, text=text))
 
@@ -188,8 +205,8 @@ class Rules:
             raise BackendError(_refusal(piece, outcome.err))
 
     def _settle_doubts(self, variant: str) -> None:
-        listing = json.loads(_run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
-        commands, doubts = in_nft(listing, user=self._user, variant=variant)
+        listing = json.loads(run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
+        commands, doubts = in_nft(listing, user=self._user, steered=self._steered, variant=variant)
         texts = self.nft_texts() if doubts else {}
         self.doubts += [replace(doubt, rule=texts.get(doubt.rule, doubt.rule)) for doubt in doubts]
         if commands:
@@ -201,7 +218,7 @@ class Rules:
         """What the rules of nft say, by table and handle (`inet filter 7`)."""
         texts = {}
         table = ""
-        for line in _run(self._host, ["nft", "-s", "-a", "list", "ruleset"]).splitlines():
+        for line in run(self._host, ["nft", "-s", "-a", "list", "ruleset"]).splitlines():
             if line.startswith("table "):
                 table = " ".join(line.split()[1:3])
             elif line.startswith("\t\t") and " # handle " in line:

@@ -251,7 +251,7 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
                 ingress_from=["192.0.2.1/24"],
                 fail_on=["missing"],
             ),
-            fail("proof", rules=[{**RULE, "direction": "sideways"}], near=["::1%lo"]),
+            fail("proof", rules=[{**RULE, "direction": "sideways"}], near=["::1%lo"], user="4294967295"),
         ],
     )
     assert list(plain["open"]) == ["ipv6"]
@@ -289,5 +289,5 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
         "directions",
         "fail_on",
     ]
-    assert [problem["where"] for problem in names["problems"]] == ["rules[0].direction", "near[0]"]
+    assert [problem["where"] for problem in names["problems"]] == ["rules[0].direction", "near[0]", "user"]
     assert host.listing() == before

@@ -253,6 +253,30 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
         ("ipv4", "egress", "udp", "3478"),
         "numgen",
     ),
+    "length": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 meta length 200-65535 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "meta length",
+    ),
+    "length of what it carries": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 udp length 200-65535 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "what the packet carries",
+    ),
+    "what it carries": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 @ih,0,8 7 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "what the packet carries",
+    ),
+    "chance by addresses": (
+        NFTABLES,
+        "nft insert rule inet filter output udp dport 3478 jhash ip saddr . udp sport mod 2 == 1 drop",
+        ("ipv4", "egress", "udp", "3478"),
+        "jhash",
+    ),
     "hashlimit": (
         IPTABLES,
         "iptables -I OUTPUT -p udp --dport 3478 -m hashlimit --hashlimit-above 5/sec --hashlimit-name x -j DROP",
@@ -276,6 +300,13 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
         "iptables -I OUTPUT -p tcp --dport 443 -m owner ! --uid-owner 0 -j REJECT",
         ("ipv4", "egress", "tcp", "443"),
         "who sends the packet; choose with option user",
+    ),
+    "a translation": (
+        IPTABLES,
+        "iptables -t nat -A OUTPUT -p tcp --dport 443 -m statistic --mode random --probability 0.5 -j REDIRECT"
+        " --to-ports 9; iptables -I OUTPUT -p tcp --dport 9 -j DROP",
+        ("ipv4", "egress", "tcp", "443"),
+        "statistic",
     ),
     "a jump": (
         IPTABLES,
@@ -494,6 +525,26 @@ def test_a_family_that_is_off_is_left_out(host: NetnsHost) -> None:
     assert proof["covered"] == {"web": "yes"}
 
 
+def test_a_family_that_one_interface_has_is_proved(routed: NetnsHost) -> None:
+    routed.sh(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.out0.disable_ipv6=0;"
+        "ip -6 address add 2001:db8::2/64 dev out0; ip -6 route add default via 2001:db8::1;"
+        "ip6tables -A OUTPUT -p udp --dport 3478 -j DROP"
+    )
+    proof = prove(routed, ports=SOME, families=("ipv4", "ipv6"))
+    assert proof["open"]["ipv6"]["egress"]["udp"] == (SOME - PortSet.of(3478)).texts()
+
+
+def test_no_packet_is_taken_for_the_answer_to_one_before_it(routed: NetnsHost) -> None:
+    """One of those that come in goes to the port from which those that went out were sent."""
+    routed.nft(
+        "table inet f { chain i { type filter hook input priority 0; policy drop;\n"
+        "ct state established,related accept; }; }"
+    )
+    proof = prove(routed, ports=PortSet.of((52000, 53000)))
+    assert proof["open"]["ipv4"]["ingress"] == proof["open"]["ipv6"]["ingress"] == {"tcp": [], "udp": []}
+
+
 def test_the_network_is_copied(routed: NetnsHost) -> None:
     """Policy routing, reverse path filters and interfaces of any kind decide as on the host."""
     routed.sh(
@@ -654,6 +705,64 @@ def test_a_table_that_a_program_owns_is_copied(host: NetnsHost) -> None:
         proof = prove(host, rules=WEB, ports=SOME)
     assert proof["missing"]["ipv6"]["egress"] == {"tcp": ["80"], "udp": []}
     assert {drop["where"] for drop in proof["dropped_by"]} == {"nft inet owned o: tcp dport 80 drop"}
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (
+            "bridge b { chain o { type filter hook output priority 0; ether type ip udp dport 3478 drop; }; }",
+            "bridge b",
+        ),
+        (
+            "netdev n { chain i { type filter hook ingress device in0 priority 0; udp dport 3478 drop; }; }",
+            "netdev n",
+        ),
+    ],
+)
+def test_what_lies_beneath_an_interface_is_unknown(routed: NetnsHost, table: str, name: str) -> None:
+    routed.sh("ip link add br0 type bridge; ip link set in0 master br0; ip link set br0 up")
+    routed.nft(f"table {table}")
+    elsewhere = prove(routed, ports=SOME, families=("ipv4",))
+    assert (elsewhere["unknown"], elsewhere["open"]["ipv4"]["egress"]["udp"]) == ({"ipv4": NONE["ipv4"]}, SOME.texts())
+    found = prove(routed, ports=SOME, families=("ipv4",), interface="br0", far=("44.1.1.1",))
+    assert found["open"] == {"ipv4": NONE["ipv4"]}
+    assert found["unknown"]["ipv4"]["egress"]["udp"] == found["unknown"]["ipv4"]["ingress"]["tcp"] == SOME.texts()
+    assert [(item["where"], item["what"]) for item in found["not_modelled"]] == [
+        (f"nft {name}", "what lies beneath br0")
+    ]
+
+
+def test_ways_that_hang_on_port_or_user_are_unknown(routed: NetnsHost) -> None:
+    routed.sh(
+        "ip rule add ipproto udp dport 3478-3479 prohibit; ip rule add ipproto tcp prohibit;"
+        "ip -6 rule add uidrange 1234-1234 prohibit"
+    )
+    proof = prove(routed, ports=SOME)
+    assert proof["unknown"] == {
+        "ipv4": {"egress": {"tcp": SOME.texts(), "udp": ["3478-3479"]}, "ingress": NONE["ipv4"]["ingress"]},
+        "ipv6": {"egress": dict.fromkeys(("tcp", "udp"), SOME.texts()), "ingress": NONE["ipv6"]["ingress"]},
+    }
+    assert "policy rules: ipv4 egress udp 3478-3479" in {item["rule"] for item in proof["not_modelled"]}
+    assert prove(routed, ports=SOME, user=1234)["unknown"]["ipv6"] == NONE["ipv6"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "iptables -t mangle -A OUTPUT -p udp --dport 3478 -m owner --uid-owner 1234 -j MARK --set-mark 1",
+        "nft 'table ip m { chain o { type route hook output priority -150;"
+        "udp dport 3478 meta skuid 1234 meta mark set 1; }; }'",
+        "nft 'table ip m { chain o { type route hook output priority -150;"
+        "udp dport 3478 meta skuid 1234 meta mark set 1 accept; }; }'",
+    ],
+)
+def test_a_way_that_hangs_on_a_mark_in_doubt_is_unknown(routed: NetnsHost, script: str) -> None:
+    routed.sh(f"{script}; ip rule add fwmark 1 prohibit")
+    proof = prove(routed, ports=SOME, families=("ipv4",))
+    egress = {"tcp": [], "udp": ["3478"]}
+    assert proof["unknown"] == {"ipv4": {"egress": egress, "ingress": NONE["ipv4"]["ingress"]}}
+    assert prove(routed, ports=SOME, families=("ipv4",), user=1234)["unknown"] == {"ipv4": NONE["ipv4"]}
 
 
 def test_a_table_at_rest_decides_nothing(host: NetnsHost) -> None:
