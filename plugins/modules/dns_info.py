@@ -125,12 +125,6 @@ local_domains:
   type: list
   elements: str
   sample: ["corp.example"]
-reverse_zones:
-  description: The reverse zones of private addresses, asked from the same servers.
-  returned: success
-  type: list
-  elements: str
-  sample: ["10.in-addr.arpa"]
 search:
   description: The host's own search domains.
   returned: success

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ansible-doc shows of modules, connection plugins and roles is complete."""
+"""What ansible-doc shows of modules, other plugins and roles is complete."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def names(pattern: str) -> list[str]:
 SUBJECTS = [
     *(("module", name) for name in names("plugins/modules/[!_]*.py")),
     *(("connection", name) for name in names("plugins/connection/[!_]*.py")),
+    *(("filter", name) for name in names("plugins/filter/[!_]*.py")),
     *(("role", name) for name in names("roles/*")),
 ]
 MODULES = [name for kind, name in SUBJECTS if kind == "module"]
@@ -68,8 +69,8 @@ def incomplete(fields: dict[str, dict[str, t.Any]], nested: str, path: str = "")
         yield from incomplete(field.get(nested) or {}, nested, f"{path}{name}.")
 
 
-def test_modules_connection_and_roles_are_there() -> None:
-    assert {kind for kind, _name in SUBJECTS} == {"module", "connection", "role"}
+def test_every_kind_is_there() -> None:
+    assert {kind for kind, _name in SUBJECTS} == {"module", "connection", "filter", "role"}
 
 
 @pytest.mark.parametrize(("kind", "name"), SUBJECTS)

@@ -86,16 +86,17 @@ def role_variables(role: Path) -> str:
 
 
 def shared_variables() -> str:
-    """The agora_* variables: what they say, and which role variable's default reads them."""
-    rows = [["variable", "default", "what it says", "read by"]]
-    for role in roles():
+    """The agora_* variables: what they say, and which role variables' defaults read them."""
+    rows: dict[str, list[str]] = {}
+    # What most people use comes first, and says what a variable is that others read too.
+    for role in sorted(roles(), key=lambda role: role.name != "open_ports"):
         options = options_of(role)
         for name, default in defaults_of(role).items():
             for shared in dict.fromkeys(re.findall(r"\bagora_\w+", str(default))):
                 says = markup(options[name]["description"]).replace(f" Reads `{shared}`.", "")
                 value = code(options[name]["default"]) if "default" in options[name] else ""
-                rows.append([f"`{shared}`", value, says, f"`{name}`"])
-    return table(*rows)
+                rows.setdefault(shared, [f"`{shared}`", value, says, ""])[3] += f", `{name}`"
+    return table(["variable", "default", "what it says", "read by"], *([*row[:3], row[3][2:]] for row in rows.values()))
 
 
 def roles() -> list[Path]:

@@ -19,7 +19,7 @@ if t.TYPE_CHECKING:
     from .._backends.contract import Host
     from .._model.rules import Passage, Side
 
-__all__ = ["FILE", "OURS", "RESOLVERS", "REVERSE_ZONES", "Names", "Resolver", "Wish", "fulfil", "look", "present"]
+__all__ = ["FILE", "OURS", "RESOLVERS", "Names", "Resolver", "Wish", "fulfil", "look", "present"]
 
 # Each resolver reads it among the files of its folder.
 FILE = "openagora.conf"
@@ -32,18 +32,7 @@ SAVED = "/var/lib/openagora/dns/resolv.conf"
 _RESOLV_CONF = "/etc/resolv.conf"
 _PORT = 53
 
-# The reverse zones of private, link-local and unique local addresses (RFC 6303, sections 4.2, 4.5 and 4.6; RFC 1918).
-REVERSE_ZONES = (
-    "10.in-addr.arpa",
-    *(f"{number}.172.in-addr.arpa" for number in range(16, 32)),
-    "168.192.in-addr.arpa",
-    "254.169.in-addr.arpa",
-    "c.f.ip6.arpa",
-    "d.f.ip6.arpa",
-    *(f"{digit}.e.f.ip6.arpa" for digit in "89ab"),
-)
-
-# Who may ask: what those zones are about. A resolver that answers the whole internet would be open to abuse.
+# Who may ask: private addresses. A resolver that answers the whole internet would be open to abuse.
 _PRIVATE = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
     *("::1/128", "fc00::/7", "fe80::/10"),
@@ -357,7 +346,6 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "upstreams": upstreams,
         "clients": list(clients),
         "local_domains": list(dict.fromkeys((*names.search, *local_domains))),
-        "reverse_zones": list(REVERSE_ZONES),
         "search": list(names.search),
         "manager": names.manager,
         "inside": [_met(side) for side in passage.inside],

@@ -1,0 +1,53 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filter allowlist: the domain allowlist in the words of a resolver or proxy."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+from ..module_utils._dns.formats import FORMATS, OTHERS, render
+from ..module_utils._model.domains import DomainError, DomainSet, normalise
+
+
+def allowlist(
+    domains: t.Any,
+    form: str = "suffixes",
+    *,
+    others: str = "refuse",
+    upstreams: t.Sequence[str] = (),
+    local_domains: t.Sequence[str] = (),
+) -> str:
+    """Render a list of domains. Raises AnsibleFilterError with every problem."""
+    problems = []
+    if isinstance(domains, str) or not isinstance(domains, t.Iterable):
+        raise AnsibleFilterError(f"allowlist: a list of domains is needed, not {domains!r}")
+    for where, texts in (("domains", domains), ("local_domains", local_domains)):
+        for index, name in enumerate(texts):
+            try:
+                # A domain of the site may be a single label.
+                normalise(str(name) if where == "domains" else f"x.{name}")
+            except DomainError as error:
+                problems.append(f"{where}[{index}]: {error}")
+    if form not in FORMATS:
+        problems.append(f"form: {form!r} is not one of {', '.join(FORMATS)}")
+    if others not in OTHERS:
+        problems.append(f"others: {others!r} is not one of {', '.join(OTHERS)}")
+    if not problems:
+        try:
+            wanted = DomainSet.of(*map(str, domains))
+            return render(form, wanted, others=others, upstreams=upstreams, local=local_domains)
+        except ValueError as error:
+            problems.append(f"upstreams: {error}")
+    raise AnsibleFilterError(f"allowlist: {'; '.join(problems)}")
+
+
+class FilterModule:
+    """The filter."""
+
+    def filters(self) -> dict[str, t.Callable[..., str]]:
+        """By name."""
+        return {"allowlist": allowlist}
