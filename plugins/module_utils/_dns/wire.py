@@ -124,6 +124,8 @@ def _parse(data: bytes) -> Answer:
     at = _HEADER.size
     for _question in range(questions):
         at = _name(data, at)[1] + 4
+        if at > len(data):
+            raise ValueError("a question that is cut off")
     code = flags & 15
     records: list[Record] = []
     authority = None

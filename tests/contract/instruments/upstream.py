@@ -35,7 +35,7 @@ FLAGS = 0x8080
 AUTHORITATIVE, TRUNCATED, RECURSION_DESIRED = 0x0400, 0x0200, 0x0100
 
 ALIASES = {"alias.agora.io": "target.cdn.test"}
-MISSING = ("missing.agora.io",)
+MISSING = "missing.agora.io"
 BIG = "big.agora.io"
 # More than the 1,232 bytes that resolvers take over UDP.
 BIG_COUNT = 100
@@ -60,8 +60,9 @@ def made_up(name: str, kind: int, number: int = 0) -> str:
 class Data:
     """The made-up data."""
 
-    def __init__(self, addresses: t.Mapping[str, t.Sequence[str]]) -> None:
+    def __init__(self, addresses: t.Mapping[str, t.Sequence[str]], missing: t.Sequence[str]) -> None:
         self.addresses = addresses
+        self.missing = missing
 
     def of(self, name: str, kind: int) -> list[str]:
         """The addresses of one family; a name that was given addresses has no others."""
@@ -75,7 +76,7 @@ class Data:
         zone = ".".join(name.split(".")[-2:])
         serials = struct.pack("!5I", 1, 3600, 600, 86400, 2)
         authority = [(zone, SOA, encode(f"ns.{zone}") + encode(f"hostmaster.{zone}") + serials)]
-        if any(name == missing or name.endswith(f".{missing}") for missing in MISSING):
+        if any(name == missing or name.endswith(f".{missing}") for missing in self.missing):
             return NXDOMAIN, [], authority
         answers: list[Record] = []
         if kind == SOA and name == zone:
@@ -208,12 +209,15 @@ def main() -> None:
         metavar="NAME=ADDR[,ADDR]",
         help="the addresses of one name, instead of made-up ones; a family without any gets an empty answer",
     )
+    parser.add_argument(
+        "--missing", action="append", default=[], metavar="NAME", help="a further name that does not exist"
+    )
     parser.add_argument("--ttl", type=int, default=2, help="seconds that resolvers may keep an answer (default: 2)")
     parser.add_argument("--log", help="a file that gets a line for each query: udp or tcp, type, name")
     options = parser.parse_args()
     # Open until the end of the process.
     log = open(options.log, "a", encoding="utf-8") if options.log else None  # noqa: SIM115
-    server = Server(Data(dict(options.address)), options.ttl, log)
+    server = Server(Data(dict(options.address), [MISSING, *options.missing]), options.ttl, log)
     try:
         asyncio.run(serve(server, options.listen, options.port))
     except OSError as error:
