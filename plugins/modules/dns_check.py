@@ -176,10 +176,31 @@ problems:
   sample: [{where: "server", message: "'dns' is not an address; write 192.0.2.53 or so"}]
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._dns.check import check, read_question
+from ..module_utils._compile import Compiled
+from ..module_utils._dns.check import Question, check, read_question
 from ..module_utils._front import REQUEST_OPTIONS, compile_options, errors_to_user, tell
+from ..module_utils._model.messages import Problem, RequestError
+
+
+def read(params: dict[str, t.Any]) -> tuple[Compiled, Question]:
+    """The request and what to ask. Raises RequestError with the problems of all options."""
+    problems: list[Problem] = []
+    compiled = question = None
+    try:
+        compiled = compile_options(params)
+    except RequestError as error:
+        problems += error.problems
+    try:
+        question = read_question(params, compiled)
+    except RequestError as error:
+        problems += error.problems
+    if compiled is None or question is None:
+        raise RequestError(problems)
+    return compiled, question
 
 
 def main() -> None:
@@ -199,8 +220,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     with errors_to_user(module):
-        compiled = compile_options(module.params)
-        done = check(read_question(module.params, compiled))
+        compiled, question = read(module.params)
+        done = check(question)
     result = {**done.result, "notices": tell(module, (*compiled.notices, *done.notices))}
     faults = done.faults(module.params["fail_on"])
     if faults:

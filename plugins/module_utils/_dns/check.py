@@ -15,7 +15,7 @@ import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from .._model.domains import DomainError, normalise
+from .._model.domains import DomainError, DomainSet, normalise
 from .._model.messages import Notice, Problem, RequestError
 from .wire import CHAOS, NOERROR, NXDOMAIN, REFUSED, Answer, build, parse
 
@@ -36,8 +36,8 @@ _NETWORK_ERROR = 23
 _BUILT_IN = "localhost"
 
 _ADVICE = {
-    "refused": "the resolver refuses it: let it answer this name (role dns_allowlist, same sdks and revision)",
-    "nxdomain": "the resolver denies it: let it answer this name (role dns_allowlist, same sdks and revision)",
+    "refused": "the resolver refuses this: let it answer (role dns_allowlist, same sdks and revision)",
+    "nxdomain": "the resolver denies this: let it answer (role dns_allowlist, same sdks and revision)",
     "upstream_unreachable": "the resolver gets no answer itself: check its upstream servers and the way there",
     "no_resolver": "nothing answers there: check server, port, the resolver's service and the firewall",
 }
@@ -91,13 +91,17 @@ def _published(compiled: Compiled, below: str) -> t.Iterator[tuple[str, str]]:
             yield name, sdk
 
 
-def read_question(params: t.Mapping[str, t.Any], compiled: Compiled) -> Question:
-    """What the options of the module ask for. Raises RequestError with every problem."""
+def read_question(params: t.Mapping[str, t.Any], compiled: Compiled | None) -> Question:
+    """What the options of the module ask for. Raises RequestError with every problem.
+
+    Without `compiled`, for a request that is wrong itself, the other options are read all the same.
+    """
     problems = []
     # New each time, so that no cache knows it.
     below = f"openagora-{secrets.token_hex(4)}"
     names: dict[str, tuple[str, ...]] = {}
-    for name, sdk in _published(compiled, below):
+    allowlist = compiled.rules.domains if compiled else DomainSet()
+    for name, sdk in _published(compiled, below) if compiled else ():
         names[name] = tuple(dict.fromkeys((*names.get(name, ()), sdk)))
     for index, text in enumerate(OTHERS if params["others"] is None else params["others"]):
         where = f"others[{index}]"
@@ -108,7 +112,7 @@ def read_question(params: t.Mapping[str, t.Any], compiled: Compiled) -> Question
             continue
         if name.startswith("."):
             problems.append(Problem(where, f"{text!r} is a suffix, which cannot be asked for; write a name below it"))
-        elif name not in compiled.rules.domains:
+        elif name not in allowlist:
             names[name] = ()
         elif params["others"] is not None:
             problems.append(Problem(where, f"{text!r} is on the allowlist; leave it out"))

@@ -214,7 +214,7 @@ def test_a_name_that_the_filter_forgot_is_missing(site: Site, resolver: str) -> 
     site.resolver(resolver)
     done = site.check(request={"extra_domains": ["forgotten.example.net"]}, expect_others="nxdomain")
     assert done.result["missing"] == ["forgotten.example.net"]
-    assert done.faults(["missing"]).startswith("not answered: forgotten.example.net; the resolver refuses it: ")
+    assert done.faults(["missing"]).startswith("not answered: forgotten.example.net; the resolver refuses this: ")
     assert site.notices == ["denied_otherwise"]
 
 
