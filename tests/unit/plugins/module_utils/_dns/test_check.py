@@ -259,6 +259,21 @@ def test_the_transports_are_told_apart(site: Site, resolver: str) -> None:
     assert "agora.io web answered (A udp, AAAA udp); no_resolver (A tcp, AAAA tcp)" in lines
 
 
+def test_a_datagram_that_is_lost_is_sent_again(site: Site) -> None:
+    site.upstream()
+    site.resolver("dnsmasq")
+    # The first from each port.
+    lost = "udp dport 53 ip daddr 127.0.0.1 udp sport != @seen add @seen { udp sport } counter drop"
+    site.host.nft(
+        "table inet t {\nset seen { type inet_service; size 65535; flags dynamic; }\n"
+        f"chain c {{\ntype filter hook input priority 0;\n{lost}\n}}\n}}\n"
+    )
+    done = site.check(request={"sdks": ["web"]}, transport=["udp"], timeout=1.0)
+    assert done.result["missing"] == []
+    assert set().union(*verdicts(done).values()) == {"answered", "refused"}
+    assert "packets 0" not in site.host.sh("nft list chain inet t c")
+
+
 def test_all_problems_are_one_error() -> None:
     compiled = compile_request(Request.of(sdks=["web"]))
     wrong = {
