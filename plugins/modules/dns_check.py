@@ -25,8 +25,8 @@ description:
     then.
   - V(no_resolver) is silence about everything, even about C(version.bind) of class CHAOS, which a resolver answers or
     refuses without asking anybody.
-  - dnsmasq before 2.90 may leave the SOA record out when it repeats from its cache that a name does not exist; such a
-    name is V(nxdomain) then.
+  - The questions ask for signatures too (DNSSEC), because dnsmasq passes those on to its upstream. From its cache it
+    would answer while the upstream is gone, and now and then without the SOA record.
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from .._model.domains import DomainError, DomainSet, normalise
 from .._model.messages import Notice, Problem, RequestError
-from .wire import CHAOS, NOERROR, NXDOMAIN, REFUSED, Answer, build, parse
+from .wire import CHAOS, INTERNET, NOERROR, NXDOMAIN, REFUSED, Answer, build, parse
 
 if t.TYPE_CHECKING:
     from .._compile import Compiled
@@ -162,10 +162,12 @@ def _receive(connection: socket.socket, number: int, deadline: float, transport:
             return None
 
 
-def _ask(question: Question, transport: str, name: str, kind: str, klass: int | None = None) -> Answer | None:
+def _ask(question: Question, transport: str, name: str, kind: str, klass: int = INTERNET) -> Answer | None:
     """Ask once over TCP; over UDP again after half the time, as a datagram may be lost. None without an answer."""
     number = secrets.randbelow(65536)
-    query = build(number, name, kind) if klass is None else build(number, name, kind, klass=klass)
+    # For one who wants signatures dnsmasq asks its upstream. Its cache may hold that a name does not exist without the
+    # SOA record that tells who said so.
+    query = build(number, name, kind, klass=klass, dnssec=True)
     tcp = transport == "tcp"
     family, way, _protocol, _canonical, address = socket.getaddrinfo(
         question.server,

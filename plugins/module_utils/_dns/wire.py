@@ -10,7 +10,7 @@ import struct
 import typing as t
 from dataclasses import dataclass
 
-__all__ = ["CHAOS", "KINDS", "NOERROR", "NXDOMAIN", "REFUSED", "Answer", "Record", "build", "parse"]
+__all__ = ["CHAOS", "INTERNET", "KINDS", "NOERROR", "NXDOMAIN", "REFUSED", "Answer", "Record", "build", "parse"]
 
 KINDS = {"A": 1, "CNAME": 5, "SOA": 6, "PTR": 12, "TXT": 16, "AAAA": 28}
 NOERROR, NXDOMAIN, REFUSED = 0, 3, 5
@@ -22,6 +22,8 @@ _FIXED = struct.Struct("!HHIH")
 _RESPONSE, _TRUNCATED, _RECURSION_DESIRED = 0x8000, 0x0200, 0x0100
 # What fits into a datagram on every path, as most resolvers have it since DNS flag day 2020.
 _UDP_SIZE = 1232
+# Where other records have their time to live (RFC 6891, section 6.1.3).
+_DNSSEC_OK = 0x8000
 # Extended DNS errors: RFC 8914, section 2.
 _EDE = 15
 _NAME_LENGTH = 255
@@ -54,10 +56,13 @@ class Answer:
     errors: tuple[int, ...]
 
 
-def build(number: int, name: str, kind: str, *, klass: int = INTERNET, edns: bool = True) -> bytes:
+def build(
+    number: int, name: str, kind: str, *, klass: int = INTERNET, edns: bool = True, dnssec: bool = False
+) -> bytes:
     """A query that asks for recursion.
 
-    `number`: 0 to 65535. `kind`: one of KINDS. Raises ValueError for a name that does not fit on the wire.
+    `number`: 0 to 65535. `kind`: one of KINDS. `dnssec`, with `edns`: asks for signatures too (DO, RFC 3225). Raises
+    ValueError for a name that does not fit on the wire.
     """
     labels = [label.encode("ascii") for label in name.split(".")] if name else []
     if any(not 0 < len(label) < 64 for label in labels) or sum(len(label) + 1 for label in labels) >= _NAME_LENGTH:
@@ -65,7 +70,7 @@ def build(number: int, name: str, kind: str, *, klass: int = INTERNET, edns: boo
     question = (
         b"".join(bytes([len(label)]) + label for label in labels) + b"\0" + struct.pack("!HH", KINDS[kind], klass)
     )
-    option = b"\0" + _FIXED.pack(_OPT, _UDP_SIZE, 0, 0) if edns else b""
+    option = b"\0" + _FIXED.pack(_OPT, _UDP_SIZE, _DNSSEC_OK if dnssec else 0, 0) if edns else b""
     return _HEADER.pack(number, _RECURSION_DESIRED, 1, 0, 0, int(edns)) + question + option
 
 

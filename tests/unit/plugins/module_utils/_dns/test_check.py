@@ -166,14 +166,16 @@ def test_a_filter_that_does_its_work(site: Site, resolver: str, others: str) -> 
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
 def test_the_answer_names_the_addresses_and_who_needs_the_name(site: Site, resolver: str) -> None:
-    site.upstream("--address", "ap1.agora.io=192.0.2.1,192.0.2.2", "--address", "target.cdn.test=192.0.2.3,2001:db8::3")
+    given = ["ap1.agora.io=192.0.2.1,192.0.2.2", "agora.io=192.0.2.3,2001:db8::3"]
+    site.upstream(*(word for text in given for word in ("--address", text)))
     site.resolver(resolver)
-    request = {"sdks": ["native", "web"], "extra_domains": ["alias.agora.io"]}
-    done = site.check(request=request, server="::1", transport=["tcp"])
+    done = site.check(request={"sdks": ["native", "web"]}, server="::1", transport=["tcp"])
     rows = {(answer["name"], answer["type"]): answer for answer in done.result["answers"]}
     assert rows["ap1.agora.io", "A"]["addresses"] == ["192.0.2.1", "192.0.2.2"]
     assert (rows["ap1.agora.io", "AAAA"]["addresses"], rows["ap1.agora.io", "AAAA"]["verdict"]) == ([], "answered")
     assert rows["ap1.agora.io", "A"]["sdks"] == ["native"]
+    assert rows["agora.io", "A"]["addresses"] == ["192.0.2.3"]
+    assert rows["agora.io", "AAAA"]["addresses"] == ["2001:db8::3"]
     assert rows["agora.io", "A"]["sdks"] == ["native", "web"]
     assert done.result["table"][0].split() == ["name", "SDK", "verdict"]
     assert "agora.io native,web answered" in {" ".join(line.split()) for line in done.result["table"]}
@@ -235,6 +237,16 @@ def test_an_upstream_that_is_out_of_reach_is_told_apart(site: Site, resolver: st
     assert set().union(*found.values()) == {"upstream_unreachable"}
     assert "the resolver gets no answer itself" in done.faults(["missing"])
     assert done.result["beyond"] == []
+
+
+def test_what_dnsmasq_remembers_hides_no_upstream_that_is_gone(site: Site) -> None:
+    upstream = site.upstream("--ttl", "3600")
+    site.resolver("dnsmasq")
+    assert verdicts(site.check(request={"sdks": ["web"]}))["agora.io"] == {"answered"}
+    upstream.kill()
+    upstream.wait()
+    assert site.host.sh("dig @127.0.0.1 +short agora.io").startswith("198.1")
+    assert verdicts(site.check(request={"sdks": ["web"]}, timeout=0.5))["agora.io"] == {"upstream_unreachable"}
 
 
 @pytest.mark.parametrize("drop", [False, True])

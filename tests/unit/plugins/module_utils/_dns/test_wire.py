@@ -41,6 +41,7 @@ def test_a_query_is_what_rfc_1035_says() -> None:
     assert build(7, "agora.io", "A") == (
         struct.pack("!6H", 7, 0x0100, 1, 0, 0, 1) + QUESTION + bytes.fromhex("00 0029 04d0 00000000 0000")
     )
+    assert build(7, "agora.io", "A", dnssec=True).endswith(bytes.fromhex("00 0029 04d0 00008000 0000"))
     assert build(7, "version.bind", "TXT", klass=CHAOS, edns=False).endswith(b"\x04bind\0\0\x10\0\x03")
     assert build(7, "", "SOA", edns=False)[12:] == b"\0\0\x06\0\x01"
 
@@ -100,7 +101,8 @@ def test_what_looks_like_another_name_is_escaped() -> None:
         head(answers=1) + QUESTION + record(1, b"\x7f\0\0\x01")[:-1],
         head(answers=1) + QUESTION + record(1, b"\x7f\0\0"),
         head(answers=1) + QUESTION + record(28, b"\0" * 4),
-        head(answers=1) + QUESTION + record(1, b"\x7f\0\0\x01", name=b"\x41x\0"),
+        head(answers=1) + QUESTION + record(1, b"\x7f\0\0\x01", name=b"\x41" + b"x" * 65 + b"\0"),
+        head(answers=1) + QUESTION + record(16, b"\x05hello")[:-1],
         head(additional=1) + QUESTION + record(41, b"\0\x0f\0", name=b"\0"),
         # To itself; to each other; a name that grows with each round.
         head(answers=1) + QUESTION + record(1, b"\x7f\0\0\x01", name=b"\xc0\x1a"),
