@@ -81,6 +81,7 @@ $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
 benchmark: image-bookworm image-bookworm-ufw venv-dev ## Time the collection against loops of the usual modules
 	python tests/benchmarks/compile.py
 	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/proof.py
+	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/dns.py
 	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py $(ARGS)
 
 ## Change

@@ -11,9 +11,11 @@ import typing as t
 import pytest
 
 from . import document
-from .lab import Running, changes
+from .lab import Running, changes, tool
 
 if t.TYPE_CHECKING:
+    import pathlib
+
     from .lab import Machine, Run, Target
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "TestBadInput",
     "TestEnforce",
     "TestGateway",
+    "TestOtherResolvers",
     "TestOthers",
     "TestPlaybook",
     "TestUseHere",
@@ -311,6 +314,83 @@ class TestBadInput:
         finally:
             site.run(f"rm {path}")
             site.reset_site()
+
+
+class TestOtherResolvers:
+    """What playbook agora_lists writes for resolvers that others run."""
+
+    BIND: t.ClassVar = """
+        options {{
+            directory "/run/lists"; pid-file none; session-keyfile none;
+            listen-on {{ 127.0.0.9; }}; listen-on-v6 {{ none; }};
+            forwarders {{ {0}; }}; forward only; dnssec-validation no;
+            response-policy {{ zone "agora.rpz"; }};
+        }};
+        zone "agora.rpz" {{ type primary; file "agora.rpz"; }};
+        """
+    UNBOUND: t.ClassVar = """
+        server:
+            interface: 127.0.0.9
+            username: ""
+            chroot: ""
+            pidfile: ""
+            module-config: "iterator"
+            include: "/run/lists/agora.unbound"
+        forward-zone:
+            name: "."
+            forward-addr: {0}
+        """
+    DNSMASQ: t.ClassVar = (
+        "listen-address=127.0.0.9\nbind-interfaces\nno-resolv\nconf-file=/run/lists/agora.dnsmasq\n# {0}"
+    )
+
+    @pytest.fixture
+    def lists(self, site: Target, tmp_path: pathlib.Path) -> Target:
+        """The host with the files that the playbook wrote."""
+        options = {"agora_lists_folder": str(tmp_path), "agora_lists_upstreams": [site.far.addresses[0]]}
+        words = ("--extra-vars", json.dumps({**ALL, **options, "agora_lists_local_domains": ["corp.example"]}))
+        done = tool("ansible-playbook", "--inventory=localhost,", *words, "openagora.firewall.agora_lists")
+        assert done.returncode == 0, done.stdout
+        site.run("mkdir -p /run/lists")
+        for path in tmp_path.iterdir():
+            site.run(f"cat >/run/lists/{path.name} <<'END'\n{path.read_text(encoding='utf-8')}END")
+        return site
+
+    def answers(self, lists: Target, configuration: str, command: str) -> dict[str, str]:
+        """What a resolver with this configuration answers: the code for each name."""
+        lists.run(f"cat >/run/lists/conf <<'END'\n{configuration.format(lists.far.addresses[0])}\nEND")
+        lists.run(f"systemd-run --quiet --unit=other --collect {command}")
+        try:
+            lists.run("timeout 10 sh -c 'until ss -Hlnu | grep -q 127.0.0.9:53; do sleep 0.1; done'")
+            names = [
+                *NAMES,
+                *SIBLINGS,
+                "alias.agora.io",
+                BELOW_EXACT,
+                "printer.corp.example",
+                "1.2.0.10.in-addr.arpa/PTR",
+            ]
+            return {name: answer[0] for name, answer in ask(lists, "127.0.0.9", *names).items()}
+        finally:
+            lists.run("systemctl stop other")
+
+    def expected(self, others: str, below_exact: str) -> dict[str, str]:
+        """What the list says about the same names."""
+        answered = [*NAMES, "alias.agora.io", "printer.corp.example", "1.2.0.10.in-addr.arpa/PTR"]
+        return dict.fromkeys(answered, "NOERROR") | dict.fromkeys(SIBLINGS, others) | {BELOW_EXACT: below_exact}
+
+    def test_bind_takes_the_policy_zone(self, lists: Target) -> None:
+        lists.run("named-checkzone agora.rpz /run/lists/agora.rpz")
+        answers = self.answers(lists, self.BIND, "named -f -c /run/lists/conf")
+        assert answers == self.expected("NXDOMAIN", "NXDOMAIN")
+
+    def test_the_resolver_takes_its_include(self, lists: Target) -> None:
+        # unbound answers names below an exact one.
+        conf, command, below_exact = {
+            "dnsmasq": (self.DNSMASQ, "dnsmasq --keep-in-foreground --conf-file=/run/lists/conf", "NXDOMAIN"),
+            "unbound": (self.UNBOUND, "unbound -d -c /run/lists/conf", "NOERROR"),
+        }[resolver_of(lists)]
+        assert self.answers(lists, conf, command) == self.expected("REFUSED", below_exact)
 
 
 GATEWAY = {"agora_placement": ["gateway"], "agora_inside": [{"interface": "eth1"}]}

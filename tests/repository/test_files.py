@@ -35,7 +35,7 @@ def test_every_file_begins_with_the_header(repository: Repository) -> None:
         if path.parts[0] == "LICENSES" or path.suffix in (".md", ".json") or "golden" in path.parts or path == CHANGES:
             continue  # REUSE.toml speaks for these
         lines = (repository.root / path).read_text(encoding="utf-8").splitlines()
-        while lines and lines[0].startswith(("#!", "---", "<?xml", "<!--")):
+        while lines and lines[0].startswith(("#!", "---", "<?xml", "<!--", "{#")):
             lines = lines[1:]
         # The comments of XML have no sign for each line.
         plain = [line.removeprefix("# ") for line in HEADER] if path.suffix == ".xml" else HEADER

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .._backends.contract import BackendError
 from .._model.messages import Problem, RequestError
-from .._model.rules import family_of, normalise_networks
+from .._model.rules import family_of, normalise_networks, overlap
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
@@ -194,7 +194,7 @@ def _listen(
         for name, addresses in there.items():
             for address, length in addresses:
                 network = ipaddress.ip_interface(f"{address}/{length}").network
-                near = side.kind == "source" and not set(normalise_networks([str(network)])).isdisjoint([side.name])
+                near = side.kind == "source" and overlap(str(network), side.name)
                 if (side.kind == "interface" and side.name == name) or near:
                     inside.append(address)
     if passage.inside and not inside:

@@ -291,3 +291,38 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
     ]
     assert [problem["where"] for problem in names["problems"]] == ["rules[0].direction", "near[0]", "user"]
     assert host.listing() == before
+
+
+# dns_check
+
+
+def test_dns_check_says_what_became_of_each_name_and_fails_when_asked_to(host: NetnsHost) -> None:
+    host.sh("ip link set lo up")
+    fixed = {"agora.io": ("192.0.2.1", "2001:db8::1"), "notagora.io": ("192.0.2.2", "2001:db8::2")}
+    lines = [f"address=/{name}/{address}" for name, addresses in fixed.items() for address in addresses]
+    host.put("/run/dnsmasq.conf", "\n".join(["no-resolv", "no-hosts", *lines, ""]))
+    resolver = host.start(["dnsmasq", "--keep-in-foreground", "--conf-file=/run/dnsmasq.conf", "--pid-file="])
+    native = {"sdks": ["native"], "server": "::1"}
+    try:
+        while not host.sh("ss -Hlnt"):
+            assert resolver.poll() is None
+        shown, failed, wrong = play(
+            host,
+            [
+                call("dns_check", **native, check=True),
+                fail("dns_check", **native, fail_on=["missing", "beyond"]),
+                fail("dns_check", sdks=["webb"], server="localhost", extra_domains=["a b"], others=["com"]),
+            ],
+        )
+    finally:
+        resolver.terminate()
+        resolver.communicate()
+    assert shown["changed"] is False
+    assert (shown["missing"], shown["beyond"]) == (["qos.agoralab.co", "qoslbs.agoralab.co"], ["notagora.io"])
+    assert {answer["verdict"] for answer in shown["answers"]} == {"answered", "refused"}
+    assert len(shown["table"]) == 1 + len({answer["name"] for answer in shown["answers"]})
+    assert (failed["missing"], failed["beyond"]) == (shown["missing"], shown["beyond"])
+    assert "not answered: qos.agoralab.co, qoslbs.agoralab.co; the resolver refuses this" in failed["msg"]
+    assert "answered though not allowlisted: notagora.io; " in failed["msg"]
+    places = ["sdks[0]", "extra_domains[0]", "others[0]", "server"]
+    assert [problem["where"] for problem in wrong["problems"]] == places
