@@ -20,7 +20,7 @@ description:
   - A port is told by the number it was sent to, before any address translation. It is open when the packet is let
     through to wherever the rules send it.
   - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
-    the rules (XDP, traffic control, systemd's address filters, IPsec policies, arptables, ebtables-legacy).
+    the rules (XDP, traffic control, systemd's address filters, arptables, ebtables-legacy).
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks

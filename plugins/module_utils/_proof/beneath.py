@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules beneath an interface: of a bridge, or of the door of a device whose packets go on to another interface.
+"""Rules beneath an interface: of a bridge, of the door of a device whose packets go on to another interface, of IPsec.
 
 In the copy each interface has a cable of its own and nothing lies beneath it, so that none of these rules is met there.
 """
@@ -44,6 +44,10 @@ def read_beneath(host: Host, network: Network, pieces: t.Sequence[Piece]) -> tup
             crossed |= bearers
             what = f"what lies beneath {', '.join(sorted(bearers))}"
             doubts.append(Doubt(f"nft {name}", "all rules of the table", what))
+    policies = host.run(["ip", "xfrm", "policy"])
+    if policies.code == 0 and policies.out.strip():
+        crossed |= {link.name for link in network.links if link.name != "lo"}
+        doubts.append(Doubt("IPsec", "all policies (ip xfrm policy)", "what IPsec does with a packet"))
     names = ", ".join(f'"{name}"' for name in sorted(crossed))
     return (Piece("nft", _STOP.format(names), "inet openagora_beneath") if crossed else None), doubts
 

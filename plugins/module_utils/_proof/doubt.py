@@ -154,11 +154,15 @@ Statement = dict[str, t.Any]
 
 @dataclass(frozen=True)
 class Known:
-    """What the proof knows of a packet beside its headers: whether rules set its mark, and who sends it."""
+    """What the proof knows of a packet beside its headers: whether rules set its mark, and who sends it.
+
+    `limited`: the sets (`@name`) of nft whose elements have limits of their own.
+    """
 
     marks: bool = False
     user: bool = False
     sets: bool = True
+    limited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -316,7 +320,7 @@ def in_nft(
     `listing` is what `nft -j list ruleset` has under `nftables`. What adds to sets, or sends packets twice, goes too.
     """
     rules = [item["rule"] for item in listing if "rule" in item]
-    known = Known(_nft_sets_marks(rules), user)
+    known = Known(_nft_sets_marks(rules), user, limited=_limited(listing))
     harmless = _nft_harmless(listing)
     commands: list[dict[str, t.Any]] = []
     doubts: list[Doubt] = []
@@ -351,6 +355,25 @@ def in_nft(
         elif len(kept) < len(expression):
             commands.append({"replace": {"rule": {**place, "expr": kept or [{"counter": None}]}}})
     return commands, doubts
+
+
+def _limited(listing: t.Iterable[dict[str, t.Any]]) -> frozenset[str]:
+    """The sets and maps that hold limits, by their names in any table."""
+    held = (value for item in listing for kind, value in item.items() if kind in ("set", "map"))
+    return frozenset(
+        f"@{value['name']}" for value in held if _LIMITS & set(_words((value.get("stmt"), value.get("elem"))))
+    )
+
+
+def _words(value: t.Any) -> t.Iterator[str]:
+    """The keys of an object and of all that it holds."""
+    if isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from _words(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _words(inner)
 
 
 def _nft_sets_marks(rules: t.Iterable[dict[str, t.Any]]) -> bool:
@@ -393,6 +416,8 @@ def _reasons(statement: t.Any, known: Known) -> t.Iterator[str]:
 
 def _in_expression(value: t.Any, known: Known) -> t.Iterator[str]:
     """What of an expression one packet cannot show."""
+    if isinstance(value, str) and value in known.limited:
+        yield "a limit of an element of the set"
     if isinstance(value, list):
         for item in value:
             yield from _in_expression(item, known)

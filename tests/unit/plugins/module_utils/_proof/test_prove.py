@@ -733,6 +733,29 @@ def test_what_lies_beneath_an_interface_is_unknown(routed: NetnsHost, table: str
     ]
 
 
+def test_what_ipsec_does_is_unknown(host: NetnsHost) -> None:
+    host.sh("ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 proto udp action block")
+    found = prove(host, ports=SOME, families=("ipv4",))
+    assert found["open"] == {"ipv4": NONE["ipv4"]}
+    assert found["unknown"]["ipv4"]["egress"]["udp"] == SOME.texts()
+    assert [item["where"] for item in found["not_modelled"]] == ["IPsec"]
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        "flags dynamic; elements = { 443 limit rate 1/minute, 80 };",
+        "flags dynamic; limit rate 1/minute; elements = { 443 };",
+    ],
+)
+def test_elements_with_a_limit_are_unknown(host: NetnsHost, contents: str) -> None:
+    chain = "chain o { type filter hook output priority 0; policy drop; tcp dport @s accept; }"
+    host.nft(f"table inet f {{ set s {{ type inet_service; {contents} }}; {chain}; }}")
+    found = prove(host, ports=SOME, families=("ipv4",))
+    assert found["open"]["ipv4"]["egress"]["tcp"] == []
+    assert found["unknown"]["ipv4"]["egress"]["tcp"] == SOME.texts()
+
+
 def test_ways_that_hang_on_port_or_user_are_unknown(routed: NetnsHost) -> None:
     routed.sh(
         "ip rule add ipproto udp dport 3478-3479 prohibit; ip rule add ipproto tcp prohibit;"
