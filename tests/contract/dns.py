@@ -11,7 +11,7 @@ import typing as t
 import pytest
 
 from . import document
-from .lab import Running, changes, tool
+from .lab import ROOT, Running, changes, tool
 
 if t.TYPE_CHECKING:
     import pathlib
@@ -347,8 +347,13 @@ class TestOtherResolvers:
     @pytest.fixture
     def lists(self, site: Target, tmp_path: pathlib.Path) -> Target:
         """The host with the files that the playbook wrote."""
-        options = {"agora_lists_folder": str(tmp_path), "agora_lists_upstreams": [site.far.addresses[0]]}
-        words = ("--extra-vars", json.dumps({**ALL, **options, "agora_lists_local_domains": ["corp.example"]}))
+        options = {
+            "agora_lists_folder": str(tmp_path),
+            "agora_lists_by_sdk": "true",
+            "agora_lists_upstreams": [site.far.addresses[0]],
+            "agora_lists_local_domains": ["corp.example"],
+        }
+        words = ("--extra-vars", json.dumps({**ALL, **options}))
         done = tool("ansible-playbook", "--inventory=localhost,", *words, "openagora.firewall.agora_lists")
         assert done.returncode == 0, done.stdout
         site.run("mkdir -p /run/lists")
@@ -378,6 +383,14 @@ class TestOtherResolvers:
         """What the list says about the same names."""
         answered = [*NAMES, "alias.agora.io", "printer.corp.example", "1.2.0.10.in-addr.arpa/PTR"]
         return dict.fromkeys(answered, "NOERROR") | dict.fromkeys(SIBLINGS, others) | {BELOW_EXACT: below_exact}
+
+    def test_there_is_a_list_for_each_sdk_too(self, lists: Target) -> None:
+        assert lists.run("cat /run/lists/agora.suffixes").split() == [
+            ".agora.io",
+            "qos.agoralab.co",
+            "qoslbs.agoralab.co",
+        ]
+        assert lists.run("cat /run/lists/agora-web.wildcards").split() == ["agora.io", "*.agora.io"]
 
     def test_bind_takes_the_policy_zone(self, lists: Target) -> None:
         lists.run("named-checkzone agora.rpz /run/lists/agora.rpz")
@@ -506,6 +519,15 @@ class TestNames:
         run = named.playbook("openagora.firewall.open_agora", **NAMED)
         assert run.failed == ""
         assert named.playbook("openagora.firewall.open_agora", **NAMED).changed == []
+
+    def test_the_example_of_the_readme_works(self, named: Target) -> None:
+        """With both roles in one play, and other servers kept out of reach."""
+        text = (ROOT / "roles" / "dns_allowlist" / "README.md").read_text(encoding="utf-8")
+        play = text.partition("```yaml\n")[2].partition("```")[0].replace("hosts: gateways", f"hosts: {named.name}")
+        assert named.playbook("/dev/stdin", stdin=play).failed == ""
+        assert "openagora_dns" in named.run("nft list tables")
+        assert named.playbook("openagora.firewall.open_agora", **NAMED).failed == ""
+        assert "openagora_dns" not in named.run("nft list tables")
 
     def test_an_address_is_reached_once_its_name_was_answered(self, named: Target, inside: Machine) -> None:
         known = named.far.addresses
