@@ -136,12 +136,6 @@ manager:
   returned: success
   type: str
   sample: file
-ours:
-  description: The resolvers that the role has set up before.
-  returned: success
-  type: list
-  elements: str
-  sample: []
 inside:
   description: Where the machines inside are, in the words of nft.
   returned: success

@@ -485,6 +485,7 @@ NAMED = {
     "agora_dns": "dnsmasq",
 }
 EDGE = "edge.agora.io"
+FILLED = "nft list set inet filter openagora_names_ipv4 | grep -q expires"
 NAMELESS = ("10.89.77.99", "fd77:a60::99")
 
 
@@ -556,10 +557,17 @@ class TestNames:
         assert calls["total"] > 1000
         assert calls["failures"] == []
 
-    def test_an_emptied_set_is_filled_by_the_next_question(self, named: Target, inside: Machine) -> None:
-        """Although dnsmasq has answered it before: it forgets when our unit makes the sets anew."""
+    @pytest.mark.parametrize("verb", ["reload", "restart"])
+    def test_what_names_have_outlives_a_reload_of_the_firewall(self, named: Target, inside: Machine, verb: str) -> None:
         ask(inside, named.plugs["inside"][0], EDGE)
-        named.run("systemctl reload nftables openagora-firewall")
-        assert "expires" not in named.run("nft list set inet filter openagora_names_ipv4")
+        # Nobody asks again. Ours is loaded after the firewall, and waits for that.
+        named.run(f"systemctl {verb} nftables; timeout 5 sh -c 'until {FILLED}; do sleep 0.1; done'")
+        assert reached(inside, named.far.addresses[0]) == [True]
+
+    def test_an_emptied_set_is_filled_by_the_next_question(self, named: Target, inside: Machine) -> None:
+        """Although dnsmasq has answered it before: it forgets when the sets are made anew."""
+        ask(inside, named.plugs["inside"][0], EDGE)
+        named.run("nft flush set inet filter openagora_names_ipv4; systemctl reload openagora-firewall")
+        assert reached(inside, named.far.addresses[0]) == [False]
         ask(inside, named.plugs["inside"][0], EDGE)
         assert reached(inside, named.far.addresses[0]) == [True]

@@ -23,6 +23,11 @@ __all__ = ["SCRIPT_PATH", "UNIT_PATH", "Boot", "notices", "plan", "read", "scrip
 
 UNIT = "openagora-firewall.service"
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
+# What answers of the resolver have put into sets is not in any file: it is kept before a loader empties them. On a
+# reload that is this unit's work, on a stop that of the other one, which has to be later than the loaders.
+KEEPER = "openagora-firewall-keep.service"
+KEEPER_PATH = f"/etc/systemd/system/{KEEPER}"
+KEPT_PATH = "/run/openagora-firewall.kept"
 SCRIPT_PATH = "/etc/openagora/firewall/boot"
 
 # Who loads a host's own iptables or nftables rules at boot: the services of Debian, of Red Hat (iptables-services) and
@@ -35,7 +40,10 @@ _HEADER = f"# {_OURS}; its next run puts right what is changed here.\n"
 
 @dataclass(frozen=True)
 class Boot:
-    """What is there. `early`: no loader waits for sysinit.target, so the unit can come before it."""
+    """What is there. `early`: no loader waits for sysinit.target, so the unit can come before it.
+
+    `keeper` is the text of the unit that keeps what is in sets, `keeping` whether it is enabled and active.
+    """
 
     systemd: bool
     script: str | None
@@ -44,30 +52,40 @@ class Boot:
     early: bool = True
     enabled: bool = False
     active: bool = False
+    keeper: str | None = None
+    keeping: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files of ours that exist."""
-        found = ((SCRIPT_PATH, self.script), (UNIT_PATH, self.unit))
+        found = ((SCRIPT_PATH, self.script), (UNIT_PATH, self.unit), (KEEPER_PATH, self.keeper))
         return tuple(path for path, text in found if text is not None)
 
 
-def script(body: str) -> str:
-    """A whole boot script around `body`, which sets `status` to 1 when something fails."""
+_KEEP = '[ "${1:-}" = keep ]'
+
+
+def script(body: str, keep: str = "") -> str:
+    """A whole boot script around `body`, which sets `status` to 1 when something fails.
+
+    `keep` prints what is in sets, in the words of `nft -f`; what it printed before the loaders ran is put back.
+    """
     head = "# Puts the Agora rules back, at boot and after the firewall's own loader; harmless while they are there.\n"
-    return f"#!/bin/sh\n{_HEADER}{head}status=0\n{body}exit $status\n"
+    before = f"if {_KEEP}; then {{ {keep}; }} >{KEPT_PATH} 2>/dev/null; exit 0; fi\n" if keep else ""
+    after = f"[ ! -s {KEPT_PATH} ] || nft -f {KEPT_PATH}\nrm -f {KEPT_PATH}\n" if keep else ""
+    return f"#!/bin/sh\n{_HEADER}{head}{before}status=0\n{body}{after}exit $status\n"
 
 
 def read(host: Host) -> Boot:
     """The files of ours, the unit's state and the loaders that the host has."""
-    script_text, unit_text = host.read(SCRIPT_PATH), host.read(UNIT_PATH)
-    for path, text in ((SCRIPT_PATH, script_text), (UNIT_PATH, unit_text)):
+    script_text, unit_text, keeper_text = map(host.read, (SCRIPT_PATH, UNIT_PATH, KEEPER_PATH))
+    for path, text in ((SCRIPT_PATH, script_text), (UNIT_PATH, unit_text), (KEEPER_PATH, keeper_text)):
         if text is not None and _OURS not in text:
             raise BackendError(f"{path} was not written by this collection; move it away, then run again")
     if not (host.exists("/run/systemd/system") and host.which("systemctl")):
-        return Boot(False, script_text, unit_text)
+        return Boot(False, script_text, unit_text, keeper=keeper_text)
     wanted = "--property=Id,LoadState,ActiveState,UnitFileState,DefaultDependencies,Conflicts"
-    outcome = host.run(["systemctl", "show", wanted, UNIT, *LOADERS])
+    outcome = host.run(["systemctl", "show", wanted, UNIT, KEEPER, *LOADERS])
     if outcome.code != 0:
         raise BackendError(f"systemctl show failed: {outcome.err.strip()}")
     units = {}
@@ -75,7 +93,7 @@ def read(host: Host) -> Boot:
         unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if unit.get("LoadState") == "loaded":
             units[unit["Id"]] = unit
-    ours = units.pop(UNIT, {})
+    ours, keeper = units.pop(UNIT, {}), units.pop(KEEPER, {})
     loaders = _together(units)
     return Boot(
         True,
@@ -85,6 +103,8 @@ def read(host: Host) -> Boot:
         early=all(units[name]["DefaultDependencies"] == "no" for name in loaders),
         enabled=ours.get("UnitFileState") == "enabled",
         active=ours.get("ActiveState") == "active",
+        keeper=keeper_text,
+        keeping=(keeper.get("UnitFileState"), keeper.get("ActiveState")) == ("enabled", "active"),
     )
 
 
@@ -109,10 +129,11 @@ def _in_use(unit: dict[str, str]) -> bool:
     return unit["ActiveState"] == "active" or unit["UnitFileState"] == "enabled"
 
 
-def _unit(boot: Boot) -> str:
+def _unit(boot: Boot, *, keeps: bool) -> str:
     loaders = " ".join(boot.loaders)
     # A loader with default dependencies starts after sysinit.target; to be before the target then would be a cycle.
     before = "network-pre.target sysinit.target" if boot.early else "network-pre.target"
+    stop = f"ExecStop=/bin/sh {SCRIPT_PATH} keep\n" if keeps else ""
     follow = f"PartOf={loaders}\nReloadPropagatedFrom={loaders}\n" if loaders else ""
     return f"""\
 {_HEADER}[Unit]
@@ -130,9 +151,32 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/sh {SCRIPT_PATH}
 ExecReload=/bin/sh {SCRIPT_PATH}
-
+{stop}
 [Install]
 WantedBy={" ".join(["sysinit.target" if boot.early else "multi-user.target", *boot.loaders])}
+"""
+
+
+def _keeper(boot: Boot) -> str:
+    loaders = " ".join(boot.loaders)
+    return f"""\
+{_HEADER}[Unit]
+Description=Keeps the addresses that names have while the firewall is loaded anew
+DefaultDependencies=no
+After=local-fs.target
+Before={loaders} shutdown.target
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+ReloadPropagatedFrom={loaders}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecReload=/bin/sh {SCRIPT_PATH} keep
+
+[Install]
+WantedBy={loaders}
 """
 
 
@@ -144,22 +188,41 @@ def _put(path: str, text: str | None) -> Action:
     return RemoveFile(path) if text is None else WriteFile(path, text)
 
 
+def _unit_steps(
+    boot: Boot, name: str, texts: tuple[str | None, str | None], *, enabled: bool, running: bool
+) -> t.Iterator[Step]:
+    """From the one text of a unit (None: no unit) to the other; `running`: it is enabled, active and up to date."""
+    have, wanted = texts
+    path = f"/etc/systemd/system/{name}"
+    start = (_systemctl("reenable", "--quiet", name), _systemctl("restart", name))
+    stop = (_systemctl("disable", "--quiet", name), _systemctl("stop", name))
+    reload = (_systemctl("daemon-reload"),)
+    before = (_put(path, have), *(start if enabled else reload))
+    if wanted is not None and (wanted != have or not running):
+        undo = before if enabled else (*stop, *before)
+        yield Step(f"unit {name}, enabled and started", (_put(path, wanted), *start), undo)
+    elif wanted is None and have is not None:
+        # When it stops it keeps what nobody will ask for any more.
+        do = (
+            *(stop if boot.systemd else ()),
+            _put(path, None),
+            _put(KEPT_PATH, None),
+            *(reload if boot.systemd else ()),
+        )
+        yield Step(f"unit {name} goes", do, before if boot.systemd else before[:1])
+
+
 def plan(boot: Boot, wanted: str | None) -> tuple[Step, ...]:
     """The steps to this boot script and its unit, or to neither of them (None)."""
-    start = (_systemctl("reenable", "--quiet", UNIT), _systemctl("restart", UNIT))
-    stop = (_systemctl("disable", "--quiet", UNIT), _systemctl("stop", UNIT))
-    reload = (_systemctl("daemon-reload"),)
     steps = []
     if wanted is not None and wanted != boot.script:
         steps.append(Step(f"file {SCRIPT_PATH}", (_put(SCRIPT_PATH, wanted),), (_put(SCRIPT_PATH, boot.script),)))
-    unit = _unit(boot) if wanted is not None and boot.systemd else None
-    before = (_put(UNIT_PATH, boot.unit), *(start if boot.enabled else reload))
-    if unit is not None and (unit != boot.unit or not boot.enabled or not boot.active or steps):
-        undo = before if boot.enabled else (*stop, *before)
-        steps.append(Step(f"unit {UNIT}, enabled and started", (_put(UNIT_PATH, unit), *start), undo))
-    elif unit is None and boot.unit is not None:
-        do = (*(stop if boot.systemd else ()), _put(UNIT_PATH, None), *(reload if boot.systemd else ()))
-        steps.append(Step(f"unit {UNIT} goes", do, before if boot.systemd else before[:1]))
+    keeps = wanted is not None and _KEEP in wanted
+    unit = _unit(boot, keeps=keeps) if wanted is not None and boot.systemd else None
+    keeper = _keeper(boot) if unit is not None and keeps and boot.loaders else None
+    running = boot.enabled and boot.active and not steps
+    steps += _unit_steps(boot, UNIT, (boot.unit, unit), enabled=boot.enabled, running=running)
+    steps += _unit_steps(boot, KEEPER, (boot.keeper, keeper), enabled=boot.keeping, running=boot.keeping)
     if wanted is None and boot.script is not None:
         steps.append(Step(f"file {SCRIPT_PATH} goes", (_put(SCRIPT_PATH, None),), (_put(SCRIPT_PATH, boot.script),)))
     return tuple(steps)

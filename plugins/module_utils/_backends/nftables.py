@@ -827,9 +827,11 @@ class Nftables:
             places = " ".join(f"'{key} {jump.base}' {jump.target}" for jump in ours.jumps)
             rules = _transaction(key, Ours(), replace(ours, jumps=()))
             sections.append(f"load '{key}' {places} <<'RULES'\n{rules}RULES\n")
-        if any(ours.address_sets for ours in desired.boot.values()):
+        named = [(key, name) for key, ours in desired.boot.items() for name in ours.address_sets]
+        keep = "; ".join(f"nft list set {key} {name}" for key, name in named if name.startswith(_NAMES))
+        if keep:
             sections.append(f"{_FORGET}\n")
-        return boot.script("".join(sections))
+        return boot.script("".join(sections), keep)
 
     def places(self, state: State) -> tuple[Place, ...]:
         """Each base chain with a jump to ours, with the accepts it leads to and nothing before it closes."""

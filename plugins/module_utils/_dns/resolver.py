@@ -19,7 +19,7 @@ if t.TYPE_CHECKING:
     from .._backends.contract import Host
     from .._model.rules import Passage, Side
 
-__all__ = ["FILE", "OURS", "RESOLVERS", "Names", "Resolver", "Wish", "fulfil", "look", "present"]
+__all__ = ["FILE", "OURS", "RESOLVERS", "Names", "Resolver", "Wish", "fulfil", "look"]
 
 # Each resolver reads it among the files of its folder.
 FILE = "openagora.conf"
@@ -203,7 +203,7 @@ def _listen(
     return list(dict.fromkeys((*loopback[:2], *inside)))
 
 
-def present(host: Host) -> list[str]:
+def _present(host: Host) -> list[str]:
     """The resolvers that have a file of ours."""
     return [
         name
@@ -334,8 +334,8 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
     upstreams = _asked(wish, names, listen, problems)
     local_domains = _local_domains(wish, problems)
     clients = _clients(wish, passage, near, problems)
-    ours = present(host)
-    problems += _taken(host, {wish.resolver, *ours}, listen)
+    # One that the role has set up before goes when the other comes.
+    problems += _taken(host, {wish.resolver, *_present(host)}, listen)
     problems += _in_the_way(host, wish, passage, names, listen)
     if wish.others != "resolve":
         problems += _undoing(host, resolver)
@@ -350,7 +350,6 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "manager": names.manager,
         "inside": [_met(side) for side in passage.inside],
         "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),
-        "ours": ours,
         "installed": bool(host.which(wish.resolver)),
         "folder": next((folder for folder in resolver.folders if host.exists(folder)), resolver.folders[0]),
     }

@@ -3,10 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import look, prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends import boot
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.boot import (
+    KEEPER,
+    KEEPER_PATH,
     SCRIPT_PATH,
     UNIT_PATH,
     Boot,
@@ -221,6 +225,41 @@ STANDING = Boot(systemd=True, script=SCRIPT, unit=unit_of(NEW), enabled=True, ac
 )
 def test_plan(found: Boot, wanted: str | None, steps: list[str]) -> None:
     assert [step.what for step in plan(found, wanted)] == steps
+
+
+KEEPING = script("echo hello\n", "echo kept")
+LOADED = ("nftables.service",)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "steps"),
+    [
+        (Boot(True, None, None, loaders=LOADED), KEEPING, [SCRIPT_PATH, UNIT, KEEPER]),
+        (Boot(True, None, None), KEEPING, [SCRIPT_PATH, UNIT]),
+        (Boot(False, None, None), KEEPING, [SCRIPT_PATH]),
+        (Boot(True, None, None, loaders=LOADED), SCRIPT, [SCRIPT_PATH, UNIT]),
+    ],
+)
+def test_a_unit_keeps_what_a_loader_empties(found: Boot, wanted: str, steps: list[str]) -> None:
+    planned = plan(found, wanted)
+    assert [name for step in planned for name in (SCRIPT_PATH, UNIT, KEEPER) if name in step.what] == steps
+    texts = {action.path: action.text for step in planned for action in step.do if isinstance(action, WriteFile)}
+    keeping = replace(
+        found,
+        script=wanted,
+        unit=texts.get(UNIT_PATH),
+        keeper=texts.get(KEEPER_PATH),
+        enabled=True,
+        active=True,
+        keeping=KEEPER_PATH in texts,
+    )
+    assert plan(keeping, wanted) == ()
+    gone = [step.what for step in plan(keeping, None)]
+    assert (f"unit {KEEPER} goes" in gone) == (KEEPER_PATH in texts)
+    if KEEPER_PATH in texts:
+        assert [step.what for step in plan(replace(keeping, keeping=False), wanted)] == [
+            f"unit {KEEPER}, enabled and started"
+        ]
 
 
 def test_a_unit_that_does_not_start_is_taken_back(host: NetnsHost) -> None:

@@ -9,6 +9,7 @@ import re
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import look, prepare
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.boot import KEPT_PATH, SCRIPT_PATH
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from netns import NetnsHost, rule_set
 
@@ -100,6 +101,17 @@ def test_nothing_changes_what_is_in_the_sets(named: NetnsHost) -> None:
         assert prepare(named, rules, backend="nftables").plan.steps == ()
     assert named.boot() == named.boot() == ""
     assert held(named) == before
+
+
+def test_what_is_in_the_sets_outlives_a_loader(named: NetnsHost) -> None:
+    """As systemd does it: kept before nftables.service reloads its file, put back after it."""
+    before = held(named)
+    named.sh(f"sh {named.path(SCRIPT_PATH)} keep")
+    named.sh("nft flush ruleset")
+    named.nft(FIREWALL)
+    assert named.boot() == ""
+    assert held(named) == before
+    assert not named.exists(KEPT_PATH)
 
 
 def test_use_keeps_an_address(named: NetnsHost) -> None:
