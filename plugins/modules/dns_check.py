@@ -69,7 +69,8 @@ options:
     default: refuse
   timeout:
     description:
-      - Seconds that one question may take, at most 60. Over UDP it is repeated after half of them.
+      - Seconds that one question may take, at most 60. Over UDP it is repeated after half of them, over TCP once when
+        the resolver ends the connection.
       - Sixteen questions are asked at a time, so a resolver without upstream takes as long for each sixteen.
     type: float
     default: 2

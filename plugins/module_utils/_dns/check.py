@@ -163,11 +163,20 @@ def _receive(connection: socket.socket, number: int, deadline: float, transport:
 
 
 def _ask(question: Question, transport: str, name: str, kind: str, klass: int = INTERNET) -> Answer | None:
-    """Ask once over TCP; over UDP again after half the time, as a datagram may be lost. None without an answer."""
+    """Ask, and ask again: a datagram may be lost, and a resolver may end a connection. None without an answer."""
     number = secrets.randbelow(65536)
     # For one who wants signatures dnsmasq asks its upstream. Its cache may hold that a name does not exist without the
     # SOA record that tells who said so.
     query = build(number, name, kind, klass=klass, dnssec=True)
+    end = time.monotonic() + question.timeout
+    answer = _try(question, transport, query, number, end)
+    if answer is None and transport == "tcp" and time.monotonic() < end:
+        answer = _try(question, transport, query, number, end)
+    return answer
+
+
+def _try(question: Question, transport: str, query: bytes, number: int, end: float) -> Answer | None:
+    """Ask once over TCP, over UDP again after half the time."""
     tcp = transport == "tcp"
     family, way, _protocol, _canonical, address = socket.getaddrinfo(
         question.server,
@@ -179,7 +188,6 @@ def _ask(question: Question, transport: str, name: str, kind: str, klass: int = 
     try:
         with socket.socket(family, way) as connection:
             connection.settimeout(question.timeout)
-            end = time.monotonic() + question.timeout
             connection.connect(address)
             for left in range(tries, 0, -1):
                 connection.send(struct.pack("!H", len(query)) + query if tcp else query)

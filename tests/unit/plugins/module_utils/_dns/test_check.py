@@ -286,6 +286,22 @@ def test_a_datagram_that_is_lost_is_sent_again(site: Site) -> None:
     assert "packets 0" not in site.host.sh("nft list chain inet t c")
 
 
+def test_a_connection_that_is_ended_is_made_again(site: Site) -> None:
+    """dnsmasq 2.90 ends some now and then when it fills sets and is asked much over TCP."""
+    site.upstream()
+    site.resolver("dnsmasq")
+    ended = (
+        "tcp dport 53 ip daddr 127.0.0.1 ct state new limit rate 1/hour burst 1 packets counter reject with tcp reset"
+    )
+    site.host.nft(f"table inet t {{\nchain c {{\ntype filter hook input priority 0;\n{ended}\n}}\n}}\n")
+    # One question alone, so that the connection which is ended is its own.
+    asked = 'Question((), "127.0.0.1", 53, ("tcp",), "refuse", 2.0), "tcp", "agora.io", "A"'
+    script = CHECK.partition("request, options")[0].replace("check, read", "Question, _ask, read")
+    site.host.put("/run/ask.py", f"{script}\nprint(_ask({asked}).code)")
+    assert site.host.sh(f"{sys.executable} {site.host.path('/run/ask.py')}") == "0\n"
+    assert "packets 1 " in site.host.sh("nft list chain inet t c")
+
+
 def test_all_problems_are_one_error() -> None:
     compiled = compile_request(Request.of(sdks=["web"]))
     wrong = {
