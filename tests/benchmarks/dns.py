@@ -19,6 +19,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import typing as t
 from pathlib import Path
@@ -101,11 +102,17 @@ def configuration(variant: Variant, address: str) -> str:
 
 def render(template: Path, variables: dict[str, t.Any]) -> str:
     """A template as Ansible renders it."""
-    from ansible.parsing.dataloader import DataLoader
-    from ansible.template import Templar, trust_as_template
-
-    text = trust_as_template(template.read_text(encoding="utf-8"))
-    return str(Templar(loader=DataLoader(), variables=variables).template(text, escape_backslashes=False))
+    words = ["localhost", "--inventory=localhost,", "--connection=local", "--module-name=ansible.builtin.debug"]
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
+        json.dump(variables, file)
+        file.flush()
+        words += [
+            f"--extra-vars=@{file.name}",
+            f"--args=msg={{{{ lookup('ansible.builtin.template', '{template}') }}}}",
+        ]
+        settings = {**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        done = subprocess.run(["ansible", *words], cwd=ROOT, env=settings, capture_output=True, text=True, check=True)
+    return str(json.loads(done.stdout.partition("=>")[2])["msg"])
 
 
 def start(variant: Variant, path: str, address: str) -> tuple[subprocess.Popen[bytes], float]:
