@@ -364,6 +364,8 @@ class TestOtherResolvers:
     def answers(self, lists: Target, configuration: str, command: str) -> dict[str, str]:
         """What a resolver with this configuration answers: the code for each name."""
         lists.run(f"cat >/run/lists/conf <<'END'\n{configuration.format(lists.far.addresses[0])}\nEND")
+        # BIND listens on addresses that an interface has.
+        lists.run("ip address replace 127.0.0.9/8 dev lo")
         lists.run(f"systemd-run --quiet --unit=other --collect {command}")
         try:
             lists.run("timeout 10 sh -c 'until ss -Hlnu | grep -q 127.0.0.9:53; do sleep 0.1; done'")
