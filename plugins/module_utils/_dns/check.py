@@ -277,7 +277,7 @@ def _otherwise(
     """Names that are not answered, as they should, but not in the way that is expected."""
     ways = {"refuse": "refused", "nxdomain": "nxdomain"}
     if question.expect_others in ways:
-        other_way = next(way for option, way in ways.items() if option != question.expect_others)
+        (other_way,) = (way for option, way in ways.items() if option != question.expect_others)
         names = {answer["name"] for answer in answers if answer["verdict"] == other_way} & set(others)
         if names:
             text = f"{', '.join(sorted(names))}: {other_way}, where {ways[question.expect_others]} is expected"

@@ -31,10 +31,10 @@ def parse(message: bytes) -> tuple[str, list[str]]:
     """The code and the addresses of an answer."""
     _id, flags, questions, answers = struct.unpack_from("!HHHH", message)
     at = 12
-    for _ in range(questions):
+    for _question in range(questions):
         at = after_name(message, at) + 4
     found = []
-    for _ in range(answers):
+    for _answer in range(answers):
         at = after_name(message, at)
         kind, _class, _ttl, length = struct.unpack_from("!HHIH", message, at)
         data = message[at + 10 : at + 10 + length]
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, t.Any] = {}
     for text in options.names:
-        name, _, kind = text.partition("/")
+        name, _slash, kind = text.partition("/")
         result[text] = ask(options.server, name, kind or "A", tcp=options.tcp, wait=options.wait)
     print(json.dumps(result))
 
