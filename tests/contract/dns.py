@@ -14,8 +14,6 @@ from . import document
 from .lab import ROOT, Running, changes, tool
 
 if t.TYPE_CHECKING:
-    import pathlib
-
     from .lab import Machine, Run, Target
 
 __all__ = [
@@ -28,6 +26,7 @@ __all__ = [
     "TestOthers",
     "TestPlaybook",
     "TestUseHere",
+    "lists",
     "named",
     "resolving",
     "site",
@@ -316,6 +315,25 @@ class TestBadInput:
             site.reset_site()
 
 
+@pytest.fixture(scope="class")
+def lists(site: Target, tmp_path_factory: pytest.TempPathFactory) -> Target:
+    """The host with the files that the playbook wrote."""
+    folder = tmp_path_factory.mktemp("lists")
+    options = {
+        "agora_lists_folder": str(folder),
+        "agora_lists_by_sdk": "true",
+        "agora_lists_upstreams": [site.far.addresses[0]],
+        "agora_lists_local_domains": ["corp.example"],
+    }
+    words = ("--extra-vars", json.dumps({**ALL, **options}))
+    done = tool("ansible-playbook", "--inventory=localhost,", *words, "openagora.firewall.agora_lists")
+    assert done.returncode == 0, done.stdout
+    site.run("mkdir -p /run/lists")
+    for path in folder.iterdir():
+        site.run(f"cat >/run/lists/{path.name} <<'END'\n{path.read_text(encoding='utf-8')}END")
+    return site
+
+
 class TestOtherResolvers:
     """What playbook agora_lists writes for resolvers that others run."""
 
@@ -343,23 +361,6 @@ class TestOtherResolvers:
     DNSMASQ: t.ClassVar = (
         "listen-address=127.0.0.9\nbind-interfaces\nno-resolv\nconf-file=/run/lists/agora.dnsmasq\n# {0}"
     )
-
-    @pytest.fixture
-    def lists(self, site: Target, tmp_path: pathlib.Path) -> Target:
-        """The host with the files that the playbook wrote."""
-        options = {
-            "agora_lists_folder": str(tmp_path),
-            "agora_lists_by_sdk": "true",
-            "agora_lists_upstreams": [site.far.addresses[0]],
-            "agora_lists_local_domains": ["corp.example"],
-        }
-        words = ("--extra-vars", json.dumps({**ALL, **options}))
-        done = tool("ansible-playbook", "--inventory=localhost,", *words, "openagora.firewall.agora_lists")
-        assert done.returncode == 0, done.stdout
-        site.run("mkdir -p /run/lists")
-        for path in tmp_path.iterdir():
-            site.run(f"cat >/run/lists/{path.name} <<'END'\n{path.read_text(encoding='utf-8')}END")
-        return site
 
     def answers(self, lists: Target, configuration: str, command: str) -> dict[str, str]:
         """What a resolver with this configuration answers: the code for each name."""
@@ -559,11 +560,13 @@ class TestNames:
         assert calls["total"] > 1000
         assert calls["failures"] == []
 
-    @pytest.mark.parametrize("verb", ["reload", "restart"])
-    def test_what_names_have_outlives_a_reload_of_the_firewall(self, named: Target, inside: Machine, verb: str) -> None:
+    @pytest.mark.parametrize("action", ["reload", "restart"])
+    def test_what_names_have_outlives_a_reload_of_the_firewall(
+        self, named: Target, inside: Machine, action: str
+    ) -> None:
         ask(inside, named.plugs["inside"][0], EDGE)
         # Nobody asks again. Ours is loaded after the firewall, and waits for that.
-        named.run(f"systemctl {verb} nftables; timeout 5 sh -c 'until {FILLED}; do sleep 0.1; done'")
+        named.run(f"systemctl {action} nftables; timeout 5 sh -c 'until {FILLED}; do sleep 0.1; done'")
         assert reached(inside, named.far.addresses[0]) == [True]
 
     def test_an_emptied_set_is_filled_by_the_next_question(self, named: Target, inside: Machine) -> None:
