@@ -71,7 +71,8 @@ options:
     description:
       - Seconds that one question may take, at most 60. Over UDP it is repeated after half of them, over TCP once when
         the resolver ends the connection.
-      - Sixteen questions are asked at a time, so a resolver without upstream takes as long for each sixteen.
+      - Sixteen questions are asked at a time, so a resolver without upstream takes as long for each sixteen. With
+        O(scope=names) one at a time over TCP, because dnsmasq 2.90 ends when several of its processes fill sets.
     type: float
     default: 2
   fail_on:

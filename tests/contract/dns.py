@@ -541,6 +541,10 @@ class TestNames:
         assert reached(inside, *known, *NAMELESS) == [True, True, False, False]
         assert reached(inside, known[0], port=22) == [False]
 
+    def test_a_resolver_that_ends_comes_again(self, named: Target) -> None:
+        named.run("systemctl kill --signal=SEGV dnsmasq; sleep 1")
+        assert ask(named, "127.0.0.1", EDGE)[EDGE][0] == "NOERROR"
+
     def test_where_else_somebody_went_is_told(self, named: Target, inside: Machine) -> None:
         reached(inside, *NAMELESS)
         told = named.module("applied_info")["unnamed"]

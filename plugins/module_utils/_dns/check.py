@@ -53,6 +53,7 @@ class Question:
     transports: tuple[str, ...]
     expect_others: str
     timeout: float
+    tcp_at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def read_question(params: t.Mapping[str, t.Any], compiled: Compiled | None) -> Q
         tuple(dict.fromkeys(params["transport"])),
         params["expect_others"],
         params["timeout"],
+        # dnsmasq 2.90 ends when several of its processes for TCP fill sets of nftables at the same time.
+        1 if params["scope"] == "names" else _AT_ONCE,
     )
 
 
@@ -237,14 +240,18 @@ def check(question: Question) -> Check:
         for kind in _KINDS
         for transport in question.transports
     ]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        # A resolver answers this itself, or refuses it itself, whatever it may resolve and whatever its upstream does.
-        own = {
-            transport: pool.submit(_ask, question, transport, "version.bind", "TXT", CHAOS)
-            for transport in question.transports
-        }
-        got = list(pool.map(lambda item: _ask(question, item[3], item[0], item[2]), asked))
-    listens = {transport for transport, answer in own.items() if answer.result()}
+    listens = set()
+    found: dict[tuple[str, str, str], Answer | None] = {}
+    for transport in question.transports:
+        todo = [(name, kind) for name, _sdks, kind, way in asked if way == transport]
+        with ThreadPoolExecutor(question.tcp_at_once if transport == "tcp" else _AT_ONCE) as pool:
+            # A resolver answers this itself, or refuses it itself, whatever it may resolve and its upstream does.
+            own = pool.submit(_ask, question, transport, "version.bind", "TXT", CHAOS)
+            answered_now = pool.map(lambda item, way=transport: _ask(question, way, *item), todo)
+            found.update(((name, kind, transport), answer) for (name, kind), answer in zip(todo, answered_now))
+        if own.result():
+            listens.add(transport)
+    got = [found[name, kind, transport] for name, _sdks, kind, transport in asked]
     listens |= {transport for (_name, _sdks, _kind, transport), answer in zip(asked, got) if answer}
     answers: list[dict[str, t.Any]] = [
         {

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, t.Any] = {
     "others": None,
     "expect_others": "refuse",
     "timeout": 2.0,
+    "scope": "any",
 }
 
 # Asks in the host's namespaces and prints what came out.
