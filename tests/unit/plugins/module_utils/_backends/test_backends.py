@@ -700,7 +700,7 @@ FOREIGN = {
     "a-set-of-addresses": (
         "add set inet filter openagora_web_egress_tcp { type ipv4_addr; }",
         None,
-        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ports of ours; del",
+        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ours; del",
     ),
     "a-chain-that-others-lead-to": (
         "add chain inet filter openagora_x; add rule inet filter openagora_x tcp dport 9 accept; "
@@ -727,12 +727,12 @@ FOREIGN = {
     "a-set-of-ports": (
         "add set inet filter openagora_ports { type inet_service; flags interval; elements = { 22, 25 }; }",
         None,
-        "set openagora_ports in table inet filter carries a name of ours but is no set of ports of ours",
+        "set openagora_ports in table inet filter carries a name of ours but is no set of ours",
     ),
     "a-set-with-a-timeout": (
         "add set inet filter openagora_web_egress_tcp { type inet_service; flags interval, timeout; }",
         None,
-        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ports of ours",
+        "set openagora_web_egress_tcp in table inet filter carries a name of ours but is no set of ours",
     ),
     "a-map": (
         "add map inet filter openagora_x { type inet_service : verdict; }",
