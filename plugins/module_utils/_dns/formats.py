@@ -125,7 +125,9 @@ def render(
     Raises ValueError for what is no address among `upstreams`, or none for dnsmasq, which has to know whom to ask.
     """
     for server in upstreams:
-        ipaddress.ip_address(server)
+        # Python takes any text behind a % for an IPv6 zone, line ends included.
+        if "%" in str(ipaddress.ip_address(str(server))):
+            raise ValueError(f"{server!r} has an IPv6 zone, which no configuration file takes safely")
     if form == "dnsmasq" and not upstreams:
         raise ValueError("upstreams is empty; dnsmasq has to know which servers to ask")
     return "".join(f"{line}\n" for line in FORMATS[form](domains, local=local, others=others, upstreams=upstreams))

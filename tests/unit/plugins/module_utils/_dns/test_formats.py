@@ -80,6 +80,7 @@ def test_hostile_texts_are_refused_all_in_one_error(form: str) -> None:
         ((DOMAINS, "unbound"), {"others": "drop"}, "others: 'drop' is not one of refuse, nxdomain, resolve"),
         ((DOMAINS, "dnsmasq"), {}, "upstreams is empty"),
         ((DOMAINS, "dnsmasq"), {"upstreams": ["192.0.2.1\nserver=192.0.2.2"]}, "does not appear to be an IPv4 or IPv6"),
+        ((DOMAINS, "dnsmasq"), {"upstreams": ["fe80::1%x\nserver=192.0.2.2"]}, "has an IPv6 zone"),
     ],
 )
 def test_other_mistakes(arguments: tuple[object, ...], options: dict[str, object], message: str) -> None:
