@@ -37,19 +37,17 @@ def _rpz(domains: DomainSet, local: t.Sequence[str], **_options: t.Any) -> t.Ite
 
     A wildcard of DNS does not match below a name that the zone holds (RFC 4592, section 2.2.1): without records of
     their own, `notagora.io` would pass because `agora.io` makes `io` exist. So every name above one on the list is
-    denied with all that is below it, and so is what is below an exact name.
+    denied with all that is below it, and so is what is below an exact name. Where a suffix holds them they pass.
     """
     passed = {*(name for name in domains), *(f".{name}" for name in (*local, *REVERSE_ZONES, "localhost"))}
     verdicts = {"*": "."}
     for name in passed:
         bare = _bare(name)
-        above = bare
+        verdicts[f"*.{bare}"] = _verdict(bare, passed)
+        above = bare.partition(".")[2]
         while above:
+            verdicts[above] = verdicts[f"*.{above}"] = _verdict(above, passed)
             above = above.partition(".")[2]
-            if above:
-                verdicts.setdefault(above, ".")
-                verdicts.setdefault(f"*.{above}", ".")
-        verdicts.setdefault(f"*.{bare}", ".")
     for name in passed:
         verdicts[_bare(name)] = "rpz-passthru."
         if name.startswith("."):
@@ -61,6 +59,13 @@ def _rpz(domains: DomainSet, local: t.Sequence[str], **_options: t.Any) -> t.Ite
     yield f"@ SOA localhost. hostmaster.localhost. {serial} 3600 600 86400 300"
     yield "@ NS localhost."
     yield from records
+
+
+def _verdict(name: str, passed: t.Collection[str]) -> str:
+    """What becomes of a name that has no entry of its own, by the suffixes that hold it."""
+    labels = name.split(".")
+    held = any("." + ".".join(labels[start:]) in passed for start in range(len(labels)))
+    return "rpz-passthru." if held else "."
 
 
 def _from_the_root(record: tuple[str, str]) -> list[str]:

@@ -33,6 +33,15 @@ def test_the_policy_zone_denies_what_a_wildcard_would_not_reach() -> None:
     }
 
 
+def test_a_name_within_a_suffix_takes_nothing_from_it() -> None:
+    """Between `corp.example` and `a.b.corp.example` is a name that the zone then holds: it has to pass as before."""
+    text = allowlist([".io.example", "x.y.corp.example"], "rpz", local_domains=["corp.example", "a.b.io.example"])
+    verdicts = dict(line.split(" CNAME ") for line in text.splitlines() if line.partition(" ")[0].endswith("example"))
+    assert verdicts.pop("example") == verdicts.pop("*.example") == "."
+    names = ["io", "b.io", "a.b.io", "corp", "y.corp", "x.y.corp"]
+    assert verdicts == {f"{star}{name}.example": "rpz-passthru." for name in names for star in ("", "*.")}
+
+
 def test_the_serial_follows_the_content_alone() -> None:
     first, again, other = (allowlist(domains, "rpz").splitlines()[1] for domains in (DOMAINS, DOMAINS[::-1], [".a.io"]))
     assert first == again != other
