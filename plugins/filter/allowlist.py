@@ -9,8 +9,8 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ..module_utils._dns.formats import FORMATS, OTHERS, render
-from ..module_utils._model.domains import DomainError, DomainSet, normalise
+from ..module_utils._dns.formats import FORMATS, OTHERS, local_domain, render
+from ..module_utils._model.domains import DomainSet, normalise
 
 
 def allowlist(
@@ -25,12 +25,11 @@ def allowlist(
     problems = []
     if isinstance(domains, str) or not isinstance(domains, t.Iterable):
         raise AnsibleFilterError(f"allowlist: a list of domains is needed, not {domains!r}")
-    for where, texts in (("domains", domains), ("local_domains", local_domains)):
+    for where, texts, read in (("domains", domains, normalise), ("local_domains", local_domains, local_domain)):
         for index, name in enumerate(texts):
             try:
-                # A domain of the site may be a single label.
-                normalise(str(name) if where == "domains" else f"x.{name}")
-            except DomainError as error:
+                read(str(name))
+            except ValueError as error:
                 problems.append(f"{where}[{index}]: {error}")
     if form not in FORMATS:
         problems.append(f"form: {form!r} is not one of {', '.join(FORMATS)}")
@@ -39,7 +38,7 @@ def allowlist(
     if not problems:
         try:
             wanted = DomainSet.of(*map(str, domains))
-            return render(form, wanted, others=others, upstreams=upstreams, local=local_domains)
+            return render(form, wanted, others=others, upstreams=upstreams, local=list(map(str, local_domains)))
         except ValueError as error:
             problems.append(f"upstreams: {error}")
     raise AnsibleFilterError(f"allowlist: {'; '.join(problems)}")

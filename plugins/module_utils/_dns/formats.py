@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import typing as t
 import zlib
 
 if t.TYPE_CHECKING:
     from .._model.domains import DomainSet
 
-__all__ = ["FORMATS", "OTHERS", "REVERSE_ZONES", "render"]
+__all__ = ["FORMATS", "OTHERS", "REVERSE_ZONES", "local_domain", "render"]
 
 # The reverse zones of private, link-local and unique local addresses (RFC 6303, sections 4.2, 4.5 and 4.6; RFC 1918).
 REVERSE_ZONES = (
@@ -25,7 +26,20 @@ REVERSE_ZONES = (
     *(f"{digit}.e.f.ip6.arpa" for digit in "89ab"),
 )
 
+# A local domain may be a single label (`lan`), which an allowlist must not hold, and Windows allows `_` in it.
+_LOCAL_DOMAIN = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?)*"
+)
+
 OTHERS = ("refuse", "nxdomain", "resolve")
+
+
+def local_domain(text: str) -> str:
+    """A domain of the site in the one form in which it is written. Raises ValueError for what is no domain."""
+    domain = text.strip().strip(".").lower()
+    if not _LOCAL_DOMAIN.fullmatch(domain):
+        raise ValueError(f"{text!r} is not a domain; write corp.example or lan")
+    return domain
 
 
 def _bare(name: str) -> str:
@@ -127,8 +141,10 @@ def render(
 ) -> str:
     """The list in one of FORMATS, a line each. `local` domains of the site are answered too, by a resolver.
 
-    Raises ValueError for what is no address among `upstreams`, or none for dnsmasq, which has to know whom to ask.
+    Raises ValueError for what is no domain among `local` or no address among `upstreams`, or none for dnsmasq, which
+    has to know whom to ask.
     """
+    local = list(dict.fromkeys(map(local_domain, local)))
     for server in upstreams:
         # Python takes any text behind a % for an IPv6 zone, line ends included.
         if "%" in str(ipaddress.ip_address(str(server))):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from .._backends.contract import BackendError
 from .._model.messages import Problem, RequestError
 from .._model.rules import family_of, normalise_networks, overlap
+from .formats import local_domain
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
@@ -43,11 +45,6 @@ _MANAGERS = ("file", "resolved", "NetworkManager")
 
 # Where systemd-resolved answers programs of the host (systemd-resolved.service(8)).
 _STUBS = ("127.0.0.53", "127.0.0.54")
-
-# A local domain may be a single label (`lan`), which an allowlist must not hold.
-_LOCAL_DOMAIN = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?)*"
-)
 
 
 @dataclass(frozen=True)
@@ -126,6 +123,12 @@ def _manager(host: Host, text: str, target: str) -> str:
     return "resolved" if "127.0.0.53" in _words(text, "nameserver") else "file"
 
 
+def _domains(texts: t.Iterable[str]) -> t.Iterator[str]:
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            yield local_domain(text)
+
+
 def look(host: Host) -> Names:
     """How the host resolves names, or did before the role changed that. Raises BackendError."""
     text = host.read(_RESOLV_CONF) or ""
@@ -141,12 +144,12 @@ def look(host: Host) -> Names:
     }
     full = (host.read(behind[manager]) if manager in behind else None) or before
     name = (host.read("/proc/sys/kernel/hostname") or "").strip().lower()
-    search = [word.strip(".").lower() for word in (*_words(full, "search"), *_words(full, "domain"))]
+    search = [*_words(full, "search"), *_words(full, "domain")]
     own = [name.partition(".")[2]] if "." in name else []
     return Names(
         manager,
         tuple(dict.fromkeys(_words(full, "nameserver"))),
-        tuple(domain for domain in dict.fromkeys((*search, *own)) if _LOCAL_DOMAIN.fullmatch(domain)),
+        tuple(dict.fromkeys(_domains((*search, *own)))),
         ours,
     )
 
@@ -267,10 +270,10 @@ def _asked(wish: Wish, names: Names, listen: t.Sequence[str], problems: list[Pro
 def _local_domains(wish: Wish, problems: list[Problem]) -> list[str]:
     domains = []
     for index, text in enumerate(wish.local_domains):
-        domain = str(text).strip().strip(".").lower()
-        if not _LOCAL_DOMAIN.fullmatch(domain):
-            problems.append(Problem(f"local_domains[{index}]", f"{text!r} is not a domain; write corp.example or lan"))
-        domains.append(domain)
+        try:
+            domains.append(local_domain(str(text)))
+        except ValueError as error:
+            problems.append(Problem(f"local_domains[{index}]", str(error)))
     return domains
 
 

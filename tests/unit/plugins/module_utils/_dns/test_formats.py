@@ -67,6 +67,14 @@ def test_dnsmasq() -> None:
     assert lines("dnsmasq", others="resolve", **options) == [*everything[0], *everything[1]]
 
 
+@pytest.mark.parametrize("form", ["rpz", "unbound", "dnsmasq"])
+@pytest.mark.parametrize("domain", ["my_corp.lan", "_sites.corp.example", "Corp.Example.", " lan ", "corp.1"])
+def test_a_domain_of_the_site_is_written_in_one_form(form: str, domain: str) -> None:
+    """What dns_info takes the filter takes too, and a dot at the end becomes no empty label."""
+    wanted = lines(form, upstreams=["192.0.2.53"], local_domains=[domain.strip().strip(".").lower()])
+    assert lines(form, upstreams=["192.0.2.53"], local_domains=[domain]) == wanted
+
+
 def test_without_a_filter_unbound_has_no_zone_for_the_list() -> None:
     assert lines("unbound", others="resolve") == ["server:"]
 
