@@ -43,6 +43,10 @@ _PRIVATE = (
 # Who may write /etc/resolv.conf while the role lets the host use its own resolver.
 _MANAGERS = ("file", "resolved", "NetworkManager")
 
+# Single labels that the root does not delegate, so that they can be a site's own (RFC 6762, appendix G; RFC 6761,
+# section 6.2). As a search domain, or behind a host's name, any other would hold far too much.
+_SITES = ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "private", "test")
+
 # Where systemd-resolved answers programs of the host (systemd-resolved.service(8)).
 _STUBS = ("127.0.0.53", "127.0.0.54")
 
@@ -124,9 +128,12 @@ def _manager(host: Host, text: str, target: str) -> str:
 
 
 def _domains(texts: t.Iterable[str]) -> t.Iterator[str]:
+    """Those that are a site's; the name of a host may be `agora.io`, and its domain is not `io` then."""
     for text in texts:
         with contextlib.suppress(ValueError):
-            yield local_domain(text)
+            domain = local_domain(text)
+            if "." in domain or domain in _SITES:
+                yield domain
 
 
 def look(host: Host) -> Names:

@@ -76,6 +76,15 @@ def test_whom_the_host_asks() -> None:
     assert names.search == ("corp.example", "lan", "site.example")
 
 
+@pytest.mark.parametrize(
+    ("name", "search", "domains"),
+    [("site.com", "io", ()), ("web1.lan", "com corp.example", ("corp.example", "lan")), ("web1", ".", ())],
+)
+def test_what_the_public_holds_is_no_domain_of_the_site(name: str, search: str, domains: tuple[str, ...]) -> None:
+    host = Files({RESOLV_CONF: f"search {search}\n", "/proc/sys/kernel/hostname": f"{name}\n"})
+    assert look(host).search == domains
+
+
 def test_whom_the_host_asked_before_ours_came() -> None:
     host = Files({RESOLV_CONF: f"# {OURS}\nnameserver 127.0.0.1\n", SAVED: PLAIN})
     assert (look(host).manager, look(host).servers) == ("file", ("192.0.2.53", "2001:db8::53"))
