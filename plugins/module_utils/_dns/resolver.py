@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import posixpath
 import re
 import typing as t
 from dataclasses import dataclass
@@ -140,7 +141,10 @@ def look(host: Host) -> Names:
     """How the host resolves names, or did before the role changed that. Raises BackendError."""
     text = host.read(_RESOLV_CONF) or ""
     ours = OURS in text
-    path = SAVED if ours else _RESOLV_CONF
+    path = _RESOLV_CONF
+    if ours:
+        # A link may lead from /etc, wherever its copy is; no link, no output.
+        path = posixpath.normpath(posixpath.join("/etc", host.run(["readlink", SAVED]).out.strip() or SAVED))
     target = host.run(["readlink", "--canonicalize", path]).out.strip().replace(SAVED, _RESOLV_CONF)
     before = (host.read(path) or "") if ours else text
     manager = _manager(host, before, target or _RESOLV_CONF)

@@ -90,6 +90,13 @@ def test_whom_the_host_asked_before_ours_came() -> None:
     assert (look(host).manager, look(host).servers) == ("file", ("192.0.2.53", "2001:db8::53"))
 
 
+@pytest.mark.parametrize("link", ["/run/NetworkManager/resolv.conf", "../run/NetworkManager/resolv.conf"])
+def test_a_link_that_was_kept_leads_where_it_led(link: str) -> None:
+    files = {RESOLV_CONF: f"# {OURS}\nnameserver 127.0.0.1\n", "/run/NetworkManager/resolv.conf": PLAIN}
+    names = look(Files(files, links={SAVED: link}))
+    assert (names.manager, names.servers) == ("NetworkManager", ("192.0.2.53", "2001:db8::53"))
+
+
 def test_whom_the_stub_asks() -> None:
     files = {RESOLV_CONF: "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": PLAIN}
     assert look(Files(files)).servers == ("192.0.2.53", "2001:db8::53")
