@@ -237,11 +237,17 @@ def _taken(host: Host, own_commands: t.Collection[str], listen: t.Sequence[str])
         address = re.sub(r"%[^\]:]*", "", local.rpartition(":")[0]).strip("[]")
         names = re.findall(r'"([^"]+)",pid=(\d+)', users[0] if users else "")
         for name, pid in names or [("a process of another namespace", "?")]:
-            if name not in own_commands and any(_clash(address, own) for own in listen):
+            if not (name in own_commands and _serves(host, pid, name)) and any(_clash(address, own) for own in listen):
                 holders.setdefault(f"{name} (process {pid})", set()).add(f"{local} {protocol}")
     for holder, places in sorted(holders.items()):
         text = f"port {_PORT} is taken: {holder} listens on {', '.join(sorted(places))}; stop it, or listen elsewhere"
         yield Problem("listen", text)
+
+
+def _serves(host: Host, pid: str, name: str) -> bool:
+    """Whether a process is of its package's service, and not what NetworkManager or libvirt starts by that name."""
+    groups = host.read(f"/proc/{pid}/cgroup")
+    return groups is None or f"/{name}.service" in groups
 
 
 def _clash(held: str, own: str) -> bool:

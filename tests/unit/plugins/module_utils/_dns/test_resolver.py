@@ -122,6 +122,14 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
             r"listen: port 53 is taken: named \(process 7\) listens on 0.0.0.0:53 udp; stop it, or listen elsewhere",
         ),
         (
+            Files(
+                {RESOLV_CONF: PLAIN, "/proc/7/cgroup": "0::/system.slice/NetworkManager.service\n"},
+                listening='udp UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=7,fd=3))',
+            ),
+            Wish("dnsmasq"),
+            r"listen: port 53 is taken: dnsmasq \(process 7\) listens on 127.0.0.1:53 udp",
+        ),
+        (
             Files({RESOLV_CONF: PLAIN, "/etc/dnsmasq.d/site": "# server=1\n server = 192.0.2.1"}),
             Wish("dnsmasq"),
             r"/etc/dnsmasq.d/site:2: 'server = 192.0.2.1' is about every name and would undo the allowlist",
@@ -150,12 +158,18 @@ def test_what_is_in_the_way(host: Files, wish: Wish, problem: str) -> None:
     [
         *('udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=7,fd=3))',),
         *('udp UNCONN 0 0 192.0.2.1:53 0.0.0.0:* users:(("dnsmasq",pid=7,fd=3))',),
+        *('udp UNCONN 0 0 127.0.0.1:53 0.0.0.0:* users:(("dnsmasq",pid=8,fd=3))',),
         *('udp UNCONN 0 0 [fe80::1]%eth1:53 [::]:* users:(("named",pid=7,fd=3))',),
         "",
     ],
 )
 def test_who_is_not_in_the_way(line: str) -> None:
     host = Files(
-        {RESOLV_CONF: PLAIN, "/etc/dnsmasq.d/site": "server=/corp.example/192.0.2.1\nno-hosts"}, listening=line
+        {
+            RESOLV_CONF: PLAIN,
+            "/etc/dnsmasq.d/site": "server=/corp.example/192.0.2.1\nno-hosts",
+            "/proc/8/cgroup": "0::/system.slice/dnsmasq.service\n",
+        },
+        listening=line,
     )
     assert fulfil(host, Wish("dnsmasq"), Passage())["upstreams"] == ["192.0.2.53", "2001:db8::53"]
