@@ -303,9 +303,14 @@ def _clients(wish: Wish, passage: Passage, near: t.Iterable[str], problems: list
     return ()
 
 
+def _installed(host: Host, resolver: str) -> bool:
+    """Whether its service is there; the command alone comes with dnsmasq-base, which libvirt and others need."""
+    return host.run(["systemctl", "cat", f"{resolver}.service"]).code == 0
+
+
 def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: t.Sequence[str]) -> t.Iterator[Problem]:
     """What on the host, or in what is wished for together, stops the role."""
-    if not wish.install and not host.which(wish.resolver):
+    if not wish.install and not _installed(host, wish.resolver):
         yield Problem("resolver", f"{wish.resolver} is not installed; install the package {wish.resolver}")
     if host.exists("/sbin/resolvconf") and "resolvectl" not in host.run(["readlink", "-f", "/sbin/resolvconf"]).out:
         text = f"dnsmasq and unbound enter themselves in {_RESOLV_CONF} through it; remove the package resolvconf"
@@ -370,6 +375,6 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "manager": names.manager,
         "inside": [_met(side) for side in passage.inside],
         "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),
-        "installed": bool(host.which(wish.resolver)),
+        "installed": _installed(host, wish.resolver),
         "folder": next((folder for folder in resolver.folders if host.exists(folder)), resolver.folders[0]),
     }

@@ -26,14 +26,24 @@ ADDRESSES = """[
 class Files:
     """A host that consists of files, links and what commands print."""
 
-    def __init__(self, files: dict[str, str], *, links: dict[str, str] | None = None, listening: str = "") -> None:
+    def __init__(
+        self,
+        files: dict[str, str],
+        *,
+        links: dict[str, str] | None = None,
+        listening: str = "",
+        lacking: t.Collection[str] = (),
+    ) -> None:
         self.files = files
         self.links = links or {}
+        self.lacking = lacking
         self.printed = {"ip": ADDRESSES, "ss": listening, "sh": "\n".join(files)}
 
     def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
         if argv[0] == "readlink":
             return Outcome(0, self.links.get(argv[-1], argv[-1]), "")
+        if argv[0] == "systemctl":
+            return Outcome(int(argv[-1] in self.lacking), "", "")
         return Outcome(int(argv[0] == "test"), self.printed.get(argv[0], ""), "")
 
     def which(self, name: str) -> str | None:
@@ -113,6 +123,11 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
 @pytest.mark.parametrize(
     ("host", "wish", "problem"),
     [
+        (
+            Files({RESOLV_CONF: PLAIN}, lacking=["dnsmasq.service"]),
+            Wish("dnsmasq", install=False),
+            r"resolver: dnsmasq is not installed; install the package dnsmasq",
+        ),
         (Files({}), Wish("dnsmasq"), r"upstreams: /etc/resolv.conf names no other server"),
         (Files({RESOLV_CONF: "nameserver 127.0.0.1\n"}), Wish("unbound"), r"upstreams: .* names no other server"),
         (Files({RESOLV_CONF: PLAIN}), Wish("dnsmasq", upstreams=["::1"]), r"upstreams: ::1 would lead back"),
@@ -173,3 +188,11 @@ def test_who_is_not_in_the_way(line: str) -> None:
         listening=line,
     )
     assert fulfil(host, Wish("dnsmasq"), Passage())["upstreams"] == ["192.0.2.53", "2001:db8::53"]
+
+
+def test_a_command_without_its_service_is_not_installed() -> None:
+    """As dnsmasq-base has it."""
+    for lacking, installed in (["dnsmasq.service"], False), ([], True):
+        assert (
+            fulfil(Files({RESOLV_CONF: PLAIN}, lacking=lacking), Wish("dnsmasq"), Passage())["installed"] is installed
+        )
