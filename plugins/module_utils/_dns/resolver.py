@@ -54,25 +54,32 @@ _STUBS = ("127.0.0.53", "127.0.0.54")
 
 @dataclass(frozen=True)
 class Resolver:
-    """A resolver that the role can set up: where its own files are, and what in them would undo the allowlist."""
+    """A resolver that the role can set up: where its own files are, and what in them would undo the allowlist.
+
+    With what `excludes` matches beside our settings it does not start, although its own test of files finds no fault.
+    """
 
     folders: tuple[str, ...]
     files: str
     answers_all: re.Pattern[str]
+    excludes: re.Pattern[str] | None = None
 
 
 RESOLVERS = {
     "dnsmasq": Resolver(
         folders=("/etc/dnsmasq.d",),
         files="/etc/dnsmasq.conf /etc/dnsmasq.d/*",
-        # A server without a domain answers every name.
-        answers_all=re.compile(r"^\s*(?:server|address)\s*=\s*(?:[^/\s]|/#?/\S)"),
+        # A server without a domain answers every name, so does one for `#` or `*`. `local` is another word for it.
+        answers_all=re.compile(r"^\s*(?:server|local|address)\s*=\s*(?:[^/\s]|/(?:[^/\s]+/)*[#*]?/\S)"),
+        excludes=re.compile(r"^\s*bind-interfaces\b"),
     ),
     "unbound": Resolver(
         # Debian and SUSE; Red Hat.
         folders=("/etc/unbound/unbound.conf.d", "/etc/unbound/conf.d"),
         files="/etc/unbound/unbound.conf /etc/unbound/unbound.conf.d/*.conf /etc/unbound/conf.d/*.conf",
-        answers_all=re.compile(r"^\s*(?:local-zone:\s*\"?\.\"?\s|name:\s*\"?\.\"?\s*$)"),
+        answers_all=re.compile(
+            r"""^\s*(?:local-zone:\s*["']?\.["']?\s|(?:[a-z]+-zone:\s*)?name:\s*["']?\.["']?\s*(?:\#.*)?$)"""
+        ),
     ),
 }
 
@@ -258,13 +265,15 @@ def _clash(held: str, own: str) -> bool:
     return ipaddress.ip_address(held).is_unspecified or ipaddress.ip_address(held) == ipaddress.ip_address(own)
 
 
-def _undoing(host: Host, resolver: Resolver) -> t.Iterator[Problem]:
-    """What in the resolver's other files is about every name, so that the allowlist would be none."""
+def _undoing(host: Host, resolver: Resolver, others: str) -> t.Iterator[Problem]:
+    """What in the resolver's other files is about every name, so that the allowlist would be none, or excludes ours."""
     for path in host.run(["sh", "-c", f"ls -d {resolver.files}"]).out.splitlines():
         # A folder among them cannot be read.
         text = "" if host.run(["test", "-d", path]).code == 0 else host.read(path) or ""
         for number, line in enumerate(() if OURS in text else text.splitlines(), 1):
-            if resolver.answers_all.match(line):
+            if resolver.excludes and resolver.excludes.match(line):
+                yield Problem(f"{path}:{number}", f"{line.strip()!r} excludes bind-dynamic, which is ours; take it out")
+            if others != "resolve" and resolver.answers_all.match(line):
                 why = f"{line.strip()!r} is about every name and would undo the allowlist; take it out, or set others: "
                 yield Problem(f"{path}:{number}", f"{why}resolve")
 
@@ -362,8 +371,7 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
     # One that the role has set up before goes when the other comes.
     problems += _taken(host, {wish.resolver, *_present(host)}, listen)
     problems += _in_the_way(host, wish, passage, names, listen)
-    if wish.others != "resolve":
-        problems += _undoing(host, resolver)
+    problems += _undoing(host, resolver, wish.others)
     if problems:
         raise RequestError(problems)
     return {

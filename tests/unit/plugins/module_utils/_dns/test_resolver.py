@@ -169,6 +169,30 @@ def test_what_is_in_the_way(host: Files, wish: Wish, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("resolver", "path", "line", "undoes"),
+    [
+        ("dnsmasq", "/etc/dnsmasq.d/site", "local=192.0.2.1", True),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "server=/*/192.0.2.1", True),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "server=/corp.example/#/192.0.2.1", True),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "bind-interfaces", True),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "local=/corp.example/", False),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "local=/#/", False),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "server=/corp.example/lan/192.0.2.1", False),
+        ("unbound", "/etc/unbound/unbound.conf.d/site.conf", '  name: "." # all', True),
+        ("unbound", "/etc/unbound/unbound.conf.d/site.conf", "forward-zone: name: '.'", True),
+        ("unbound", "/etc/unbound/unbound.conf.d/site.conf", '  name: "corp.example."', False),
+    ],
+)
+def test_what_is_about_every_name(resolver: str, path: str, line: str, *, undoes: bool) -> None:
+    host = Files({RESOLV_CONF: PLAIN, path: line})
+    if undoes:
+        with pytest.raises(RequestError, match=f"^{path}:1: "):
+            fulfil(host, Wish(resolver), Passage())
+    else:
+        fulfil(host, Wish(resolver), Passage())
+
+
+@pytest.mark.parametrize(
     "line",
     [
         *('udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=7,fd=3))',),
