@@ -1,0 +1,91 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands of role dns_allowlist on files: what it keeps of /etc/resolv.conf, gives back, and tries out."""
+
+from __future__ import annotations
+
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from jinja2 import Template
+
+ROLE = Path(__file__).resolve().parents[3] / "roles" / "dns_allowlist"
+VARS: dict[str, t.Any] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+HEADER = VARS["dns_allowlist_header"]
+
+
+def command(file: str, task: str, **variables: object) -> str:
+    """The shell command of a task."""
+    waiting = yaml.safe_load((ROLE / "tasks" / f"{file}.yml").read_text())
+    while waiting:
+        found = waiting.pop()
+        waiting += found.get("block", [])
+        if found["name"] == task:
+            return Template(found["ansible.builtin.shell"]["cmd"]).render(**VARS, **variables)
+    raise AssertionError(task)
+
+
+class Site:
+    """A folder with a resolv.conf and what the role keeps of it, and the role's two commands on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.conf = folder / "resolv.conf"
+        self.kept = folder / "kept" / "resolv.conf"
+        self.kept.parent.mkdir()
+
+    def run(self, file: str, task: str, before: str = "") -> int:
+        """Run a task's command on this folder; `before` first, in a private mount namespace. Returns its code."""
+        text = command(file, task).replace(VARS["dns_allowlist_memory"], str(self.kept.parent))
+        text = text.replace("/etc/resolv.conf", str(self.conf))
+        argv = ["unshare", "--mount", "sh", "-c", f'{before}\nexec sh -c "$0"', text]
+        return subprocess.run(argv, check=False).returncode
+
+    def keep(self) -> int:
+        """What the role does before it writes its own."""
+        return self.run("use_here", "Keep what was there")
+
+    def give_back(self, before: str = "") -> int:
+        """What it does when its own is no longer wanted."""
+        return self.run("use_former", "Put /etc/resolv.conf back, unless somebody else has written it since", before)
+
+    def replace(self) -> None:
+        """Write ours."""
+        self.conf.unlink()
+        self.conf.write_text(f"# {HEADER}\nnameserver 127.0.0.1\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_what_cannot_be_given_back_is_kept(site: Site) -> None:
+    """The disk may be full, or the file immutable; without the copy nobody would know the servers any more."""
+    site.conf.write_text("nameserver 192.0.2.53\n")
+    assert site.keep() == 0
+    site.replace()
+    assert site.give_back(f"mount --bind {site.conf} {site.conf}; mount -o remount,bind,ro {site.conf}") != 0
+    assert site.kept.read_text() == "nameserver 192.0.2.53\n"
+    assert site.give_back() == 0
+    assert (site.conf.read_text(), site.kept.exists()) == ("nameserver 192.0.2.53\n", False)
+
+
+def test_what_somebody_wrote_in_between_is_given_back(site: Site) -> None:
+    """Not what was there before that."""
+    site.conf.symlink_to("other")
+    (site.folder / "other").write_text("nameserver 192.0.2.1\n")
+    assert site.keep() == 0
+    site.replace()
+    assert site.keep() == 0
+    assert site.kept.readlink() == Path("other")
+    site.conf.write_text("nameserver 192.0.2.2\n")
+    assert site.keep() == 0
+    site.replace()
+    assert site.give_back() == 0
+    assert site.conf.read_text() == "nameserver 192.0.2.2\n"
+    assert (site.folder / "other").read_text() == "nameserver 192.0.2.1\n"
