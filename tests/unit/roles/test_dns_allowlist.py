@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import typing as t
 from pathlib import Path
@@ -89,3 +90,17 @@ def test_what_somebody_wrote_in_between_is_given_back(site: Site) -> None:
     assert site.give_back() == 0
     assert site.conf.read_text() == "nameserver 192.0.2.2\n"
     assert (site.folder / "other").read_text() == "nameserver 192.0.2.1\n"
+
+
+@pytest.mark.parametrize("others", [(), ("folder/file",), (".hidden", "README")], ids=["none", "folder", "hidden"])
+def test_dnsmasq_tries_a_new_file_out_whatever_is_beside_it(tmp_path: Path, others: t.Sequence[str]) -> None:
+    new, folder = tmp_path / "new", tmp_path / "dnsmasq.d"
+    folder.mkdir()
+    for other in others:
+        (folder / other).parent.mkdir(exist_ok=True)
+        (folder / other).write_text("")
+    text = VARS["dns_allowlist_resolvers"]["dnsmasq"]["validate"]
+    argv = shlex.split(Template(text).render(dns_allowlist_info={"folder": folder}) % new)
+    for content, code in (("no-resolv\n", 0), ("nonsense\n", 1)):
+        new.write_text(content)
+        assert subprocess.run(argv, check=False).returncode == code
