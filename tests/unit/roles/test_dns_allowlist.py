@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import typing as t
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jinja2 import Template
+from ansible_collections.openagora.firewall.plugins.filter.allowlist import allowlist
+from jinja2 import Environment, FileSystemLoader, Template
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "dns_allowlist"
 VARS: dict[str, t.Any] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
@@ -104,3 +106,18 @@ def test_dnsmasq_tries_a_new_file_out_whatever_is_beside_it(tmp_path: Path, othe
     for content, code in (("no-resolv\n", 0), ("nonsense\n", 1)):
         new.write_text(content)
         assert subprocess.run(argv, check=False).returncode == code
+
+
+@pytest.mark.parametrize("sets", [[], ["4#inet#filter#openagora_names_ipv4"]], ids=["none", "sets"])
+def test_dnsmasq_forgets_soon_what_fills_sets(tmp_path: Path, sets: list[str]) -> None:
+    """What it answers from its cache fills no set, so an address may have left it before the answer is forgotten."""
+    templates = Environment(loader=FileSystemLoader(ROLE / "templates"), trim_blocks=True, autoescape=False)
+    templates.filters["openagora.firewall.allowlist"] = allowlist
+    templates.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    info = {"domains": [".agora.io"], "listen": ["127.0.0.1"], "upstreams": ["192.0.2.53"], "address_sets": sets}
+    text = templates.get_template("dnsmasq.conf.j2").render(
+        **VARS, dns_allowlist_info={**info, "local_domains": []}, dns_allowlist_others="refuse"
+    )
+    (tmp_path / "conf").write_text(text)
+    assert subprocess.run(["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"], check=False).returncode == 0
+    assert ("max-cache-ttl=300\nmax-ttl=300\nnftset=/agora.io/" in text) == bool(sets)
