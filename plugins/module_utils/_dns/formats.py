@@ -107,8 +107,9 @@ def _dnsmasq(domains: DomainSet, local: t.Sequence[str], others: str, upstreams:
     if others == "nxdomain":
         yield "local=/#/"
     if others != "resolve":
-        # Names below an exact one do not exist.
-        yield from (f"local=/*.{name}/" for name in domains if not name.startswith("."))
+        # Names below an exact one do not exist, unless they are the site's.
+        exact = [name for name in domains if not name.startswith(".")]
+        yield from (f"local=/*.{name}/" for name in exact if not f".{name}".endswith(tuple(f".{own}" for own in local)))
 
 
 def _suffixes(domains: DomainSet, **_options: t.Any) -> t.Iterator[str]:

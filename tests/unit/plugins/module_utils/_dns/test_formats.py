@@ -75,6 +75,12 @@ def test_a_domain_of_the_site_is_written_in_one_form(form: str, domain: str) -> 
     assert lines(form, upstreams=["192.0.2.53"], local_domains=[domain]) == wanted
 
 
+def test_an_exact_name_of_the_site_hides_no_name_below_it() -> None:
+    names = ["app.corp.example", "app.xcorp.example"]
+    text = allowlist(names, "dnsmasq", upstreams=["192.0.2.53"], local_domains=["corp.example"])
+    assert [line for line in text.splitlines() if line.startswith("local")] == ["local=/*.app.xcorp.example/"]
+
+
 def test_without_a_filter_unbound_has_no_zone_for_the_list() -> None:
     assert lines("unbound", others="resolve") == ["server:"]
 
