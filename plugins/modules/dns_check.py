@@ -56,9 +56,14 @@ options:
     description:
       - Names that are not on the allowlist.
       - Without any, V(example.com), V(agora.io.example.com), V(notagora.io) and V(xagora.io), as far as
-        O(extra_domains) does not hold them.
+        O(extra_domains) and O(local_domains) do not hold them.
     type: list
     elements: str
+  local_domains:
+    description: Domains of the site, which the resolver answers too. They are not asked for.
+    type: list
+    elements: str
+    default: []
   expect_others:
     description:
       - What should become of O(others), as in role P(openagora.firewall.dns_allowlist#role). With V(refuse) and
@@ -215,6 +220,7 @@ def main() -> None:
             "port": {"type": "int", "default": 53},
             "transport": {"type": "list", "elements": "str", "choices": ["udp", "tcp"], "default": ["udp", "tcp"]},
             "others": {"type": "list", "elements": "str"},
+            "local_domains": {"type": "list", "elements": "str", "default": []},
             "expect_others": {"type": "str", "choices": ["refuse", "nxdomain", "resolve"], "default": "refuse"},
             "timeout": {"type": "float", "default": 2},
             "fail_on": {"type": "list", "elements": "str", "choices": ["missing", "beyond"], "default": []},

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from .._model.domains import DomainError, DomainSet, normalise
 from .._model.messages import Notice, Problem, RequestError
+from .formats import local_domain
 from .wire import CHAOS, INTERNET, NOERROR, NXDOMAIN, REFUSED, Answer, build, parse
 
 if t.TYPE_CHECKING:
@@ -102,6 +103,12 @@ def read_question(params: t.Mapping[str, t.Any], compiled: Compiled | None) -> Q
     below = f"openagora-{secrets.token_hex(4)}"
     names: dict[str, tuple[str, ...]] = {}
     allowlist = compiled.rules.domains if compiled else DomainSet()
+    local = []
+    for index, text in enumerate(params["local_domains"]):
+        try:
+            local.append(f".{local_domain(text)}")
+        except ValueError as error:
+            problems.append(Problem(f"local_domains[{index}]", str(error)))
     for name, sdk in _published(compiled, below) if compiled else ():
         names[name] = tuple(dict.fromkeys((*names.get(name, ()), sdk)))
     for index, text in enumerate(OTHERS if params["others"] is None else params["others"]):
@@ -113,6 +120,8 @@ def read_question(params: t.Mapping[str, t.Any], compiled: Compiled | None) -> Q
             continue
         if name.startswith("."):
             problems.append(Problem(where, f"{text!r} is a suffix, which cannot be asked for; write a name below it"))
+        elif params["others"] is None and f".{name}".endswith(tuple(local)):
+            continue
         elif name not in allowlist:
             names[name] = ()
         elif params["others"] is not None:

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, t.Any] = {
     "port": 53,
     "transport": ["udp", "tcp"],
     "others": None,
+    "local_domains": [],
     "expect_others": "refuse",
     "timeout": 2.0,
     "scope": "any",
@@ -307,6 +308,7 @@ def test_all_problems_are_one_error() -> None:
     compiled = compile_request(Request.of(sdks=["web"]))
     wrong = {
         "others": ["a b.test", ".example.com", "ap1.agora.io"],
+        "local_domains": ["a b"],
         "server": "dns.example.com",
         "port": 0,
         "transport": [],
@@ -315,7 +317,16 @@ def test_all_problems_are_one_error() -> None:
     with pytest.raises(RequestError) as caught:
         read_question({**DEFAULTS, **wrong}, compiled)
     places = [problem.where for problem in caught.value.problems]
-    assert places == ["others[0]", "others[1]", "others[2]", "server", "port", "transport", "timeout"]
+    assert places == [
+        "local_domains[0]",
+        "others[0]",
+        "others[1]",
+        "others[2]",
+        "server",
+        "port",
+        "transport",
+        "timeout",
+    ]
 
 
 def test_a_usual_other_name_that_the_user_allows_is_not_asked_for_as_another() -> None:
@@ -324,6 +335,15 @@ def test_a_usual_other_name_that_the_user_allows_is_not_asked_for_as_another() -
     assert names["example.com"] == ("extra",)
     assert "agora.io.example.com" not in names
     assert names["xagora.io"] == ()
+
+
+@pytest.mark.parametrize(("domain", "others"), [("example.com", ["notagora.io", "xagora.io"]), ("io", ["example.com"])])
+def test_a_usual_other_name_of_the_site_is_not_asked_for_as_another(domain: str, others: list[str]) -> None:
+    """A host of domain example.com answers it."""
+    compiled = compile_request(Request.of(sdks=["web"]))
+    question = read_question({**DEFAULTS, "local_domains": [domain]}, compiled)
+    asked = [name for name, sdks in question.names if not sdks and name != "agora.io.example.com"]
+    assert asked == others
 
 
 # The upstream itself
