@@ -312,6 +312,16 @@ def _clients(wish: Wish, passage: Passage, near: t.Iterable[str], problems: list
     return ()
 
 
+def _asks_besides(host: Host) -> t.Iterator[str]:
+    """Files of systemd-resolved, other than ours, that name servers: each DNS= adds to those of other files."""
+    path = ""
+    for line in host.run(["systemd-analyze", "cat-config", "systemd/resolved.conf"]).out.splitlines():
+        # A comment with a path heads each file.
+        path = line[2:].strip() if line.startswith("# /") else path
+        if re.match(r"DNS\s*=\s*\S", line) and not path.endswith(f"/{FILE}"):
+            yield path
+
+
 def _installed(host: Host, resolver: str) -> bool:
     """Whether its service is there; the command alone comes with dnsmasq-base, which libvirt and others need."""
     return host.run(["systemctl", "cat", f"{resolver}.service"]).code == 0
@@ -329,6 +339,9 @@ def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: 
             text = (
                 f"{_RESOLV_CONF} is written by {names.manager}, which is not handled; enter the resolver there by hand"
             )
+            yield Problem("use_here", text)
+        for path in _asks_besides(host) if names.manager == "resolved" else ():
+            text = f"systemd-resolved would go on asking the DNS= of {path}; take it out, and name them in upstreams"
             yield Problem("use_here", text)
         if not any(ipaddress.ip_address(address).is_loopback for address in listen):
             yield Problem("use_here", "the resolver does not listen on the loopback; add 127.0.0.1 to listen")

@@ -214,6 +214,17 @@ def test_who_is_not_in_the_way(line: str) -> None:
     assert fulfil(host, Wish("dnsmasq"), Passage())["upstreams"] == ["192.0.2.53", "2001:db8::53"]
 
 
+def test_what_systemd_resolved_asks_besides_is_in_the_way() -> None:
+    files = {RESOLV_CONF: "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": PLAIN}
+    host = Files(files)
+    ours = "# /etc/systemd/resolved.conf.d/openagora.conf\n[Resolve]\nDNS=127.0.0.1\n"
+    host.printed["systemd-analyze"] = f"# /etc/systemd/resolved.conf\n[Resolve]\n#DNS=\nDNS=\nDNSSEC=no\n\n{ours}"
+    fulfil(host, Wish("dnsmasq", use_here=True), Passage())
+    host.printed["systemd-analyze"] = f"# /etc/systemd/resolved.conf\n[Resolve]\nDNS=192.0.2.53\n\n{ours}"
+    with pytest.raises(RequestError, match=r"^use_here: .* the DNS= of /etc/systemd/resolved.conf; take it out"):
+        fulfil(host, Wish("dnsmasq", use_here=True), Passage())
+
+
 def test_a_command_without_its_service_is_not_installed() -> None:
     """As dnsmasq-base has it."""
     for lacking, installed in (["dnsmasq.service"], False), ([], True):
