@@ -164,6 +164,11 @@ installed:
   returned: success
   type: bool
   sample: true
+standing:
+  description: Whether it is the one that the role has set up before.
+  returned: success
+  type: bool
+  sample: false
 notices:
   description: What is worth knowing, each with C(code), C(where) and C(message). The same texts are shown as warnings.
   returned: success

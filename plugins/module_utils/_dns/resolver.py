@@ -397,5 +397,6 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "inside": [_met(side) for side in passage.inside],
         "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),
         "installed": _installed(host, wish.resolver),
+        "standing": _installed(host, wish.resolver) and wish.resolver in _present(host),
         "folder": next((folder for folder in resolver.folders if host.exists(folder)), resolver.folders[0]),
     }

@@ -231,3 +231,12 @@ def test_a_command_without_its_service_is_not_installed() -> None:
         assert (
             fulfil(Files({RESOLV_CONF: PLAIN}, lacking=lacking), Wish("dnsmasq"), Passage())["installed"] is installed
         )
+
+
+@pytest.mark.parametrize(
+    ("folder", "lacking", "standing"),
+    [("/etc/dnsmasq.d", "", True), ("/etc/dnsmasq.d", "dnsmasq.service", False), ("/etc/unbound/conf.d", "", False)],
+)
+def test_whether_it_is_the_one_that_was_set_up(folder: str, lacking: str, *, standing: bool) -> None:
+    host = Files({RESOLV_CONF: PLAIN, f"{folder}/openagora.conf": f"# {OURS}\n"}, lacking=[lacking])
+    assert fulfil(host, Wish("dnsmasq"), Passage())["standing"] is standing
