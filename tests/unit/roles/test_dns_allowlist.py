@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.plugins.filter.core import to_bool
 from ansible_collections.openagora.firewall.plugins.filter.allowlist import allowlist
 from jinja2 import Environment, FileSystemLoader, Template
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "dns_allowlist"
+TASKS = ROLE / "tasks" / "main.yml"
 VARS: dict[str, t.Any] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
 HEADER = VARS["dns_allowlist_header"]
 
@@ -121,3 +123,20 @@ def test_dnsmasq_forgets_soon_what_fills_sets(tmp_path: Path, sets: list[str]) -
     (tmp_path / "conf").write_text(text)
     assert subprocess.run(["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"], check=False).returncode == 0
     assert ("max-cache-ttl=300\nmax-ttl=300\nnftset=/agora.io/" in text) == bool(sets)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("true", True), ("no", False), ("false", False)])
+@pytest.mark.parametrize("option", ["use_here", "enforce"])
+def test_a_word_of_the_command_line_is_no_yes_by_itself(option: str, text: str, *, wanted: bool) -> None:
+    """`-e dns_allowlist_enforce=false` is a text, which a condition takes for true, and ansible-core 2.19 for neither."""
+    environment = Environment(autoescape=True)
+    environment.filters["bool"] = to_bool
+    values = {
+        f"dns_allowlist_{option}": text,
+        "dns_allowlist_wanted": "dnsmasq",
+        "dns_allowlist_info": {"standing": True},
+    }
+    tasks = {task.get("ansible.builtin.include_tasks"): task for task in yaml.safe_load(TASKS.read_text())}
+    undo = {"use_here": "use_former.yml", "enforce": "unenforce.yml"}[option]
+    done = [environment.compile_expression(tasks[file]["when"])(**values) for file in (f"{option}.yml", undo)]
+    assert done == [wanted, not wanted]
