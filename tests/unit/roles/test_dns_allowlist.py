@@ -128,7 +128,7 @@ def test_dnsmasq_forgets_soon_what_fills_sets(tmp_path: Path, sets: list[str]) -
 @pytest.mark.parametrize(("text", "wanted"), [("true", True), ("no", False), ("false", False)])
 @pytest.mark.parametrize("option", ["use_here", "enforce"])
 def test_a_word_of_the_command_line_is_no_yes_by_itself(option: str, text: str, *, wanted: bool) -> None:
-    """`-e dns_allowlist_enforce=false` is a text, which a condition takes for true, and ansible-core 2.19 for neither."""
+    """`-e dns_allowlist_enforce=false` is a text, which a condition takes for true; ansible-core 2.19 refuses it."""
     environment = Environment(autoescape=True)
     environment.filters["bool"] = to_bool
     values = {
