@@ -31,7 +31,8 @@ FILE = "openagora.conf"
 OURS = "Written by the Ansible collection openagora.firewall"
 
 # What the host used before the role put its own resolver there; a copy, symbolic link or file as it was.
-SAVED = "/var/lib/openagora/dns/resolv.conf"
+_MEMORY = "/var/lib/openagora/dns"
+SAVED = f"{_MEMORY}/resolv.conf"
 _RESOLV_CONF = "/etc/resolv.conf"
 _PORT = 53
 
@@ -331,6 +332,11 @@ def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: 
     """What on the host, or in what is wished for together, stops the role."""
     if not wish.install and not _installed(host, wish.resolver):
         yield Problem("resolver", f"{wish.resolver} is not installed; install the package {wish.resolver}")
+    for other in set(_present(host)) - {wish.resolver}:
+        # The role keeps there whether it was enabled and active.
+        if "active" in (host.read(f"{_MEMORY}/{other}") or "").split():
+            text = f"{other} ran before this role and would hold the port again; undo the role, stop {other}, run anew"
+            yield Problem("resolver", text)
     if host.exists("/sbin/resolvconf") and "resolvectl" not in host.run(["readlink", "-f", "/sbin/resolvconf"]).out:
         text = f"dnsmasq and unbound enter themselves in {_RESOLV_CONF} through it; remove the package resolvconf"
         yield Problem("/sbin/resolvconf", text)

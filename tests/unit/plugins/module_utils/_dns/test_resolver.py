@@ -154,6 +154,17 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
             Wish("dnsmasq", use_here=True),
             r"use_here: /etc/resolv.conf is written by resolvconf, which is not handled",
         ),
+        (
+            Files(
+                {
+                    RESOLV_CONF: PLAIN,
+                    "/etc/unbound/unbound.conf.d/openagora.conf": f"# {OURS}\n",
+                    "/var/lib/openagora/dns/unbound": "enabled\nactive\n",
+                }
+            ),
+            Wish("dnsmasq"),
+            r"resolver: unbound ran before this role and would hold the port again",
+        ),
         (Files({RESOLV_CONF: PLAIN, "/sbin/resolvconf": ""}), Wish("dnsmasq"), r"/sbin/resolvconf: .*; remove the"),
         (Files({RESOLV_CONF: PLAIN}), Wish("dnsmasq", enforce=True), r"enforce: this host would resolve nothing"),
         (
