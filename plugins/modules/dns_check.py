@@ -81,10 +81,14 @@ options:
     type: float
     default: 2
   fail_on:
-    description: What makes the task fail, names RV(missing) or RV(beyond). Without any, only wrong options do.
+    description:
+      - What makes the task fail. V(missing) are names that are RV(missing), V(beyond) those that are RV(beyond).
+      - V(denied) are those that are missing by the resolver's own doing, and all that are missing when none is
+        answered. That the servers of one name are out of order is a notice then.
+      - Without any, only wrong options do.
     type: list
     elements: str
-    choices: [missing, beyond]
+    choices: [missing, denied, beyond]
     default: []
 author:
   - The openagora.firewall authors (@openagora)
@@ -223,7 +227,7 @@ def main() -> None:
             "local_domains": {"type": "list", "elements": "str", "default": []},
             "expect_others": {"type": "str", "choices": ["refuse", "nxdomain", "resolve"], "default": "refuse"},
             "timeout": {"type": "float", "default": 2},
-            "fail_on": {"type": "list", "elements": "str", "choices": ["missing", "beyond"], "default": []},
+            "fail_on": {"type": "list", "elements": "str", "choices": ["missing", "denied", "beyond"], "default": []},
         },
         supports_check_mode=True,
     )

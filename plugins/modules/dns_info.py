@@ -131,6 +131,12 @@ search:
   type: list
   elements: str
   sample: ["corp.example"]
+options:
+  description: The host's own options in C(/etc/resolv.conf).
+  returned: success
+  type: list
+  elements: str
+  sample: ["edns0"]
 manager:
   description: Who writes C(/etc/resolv.conf), such as V(file) (nobody), V(resolved) or V(NetworkManager).
   returned: success
@@ -196,8 +202,11 @@ from ..module_utils._model.messages import Problem, RequestError
 from ..module_utils._model.rules import Passage
 
 
-def answer(params: dict[str, t.Any]) -> tuple[Compiled, dict[str, t.Any]]:
-    """The allowlist and what the resolver takes. Raises RequestError with the problems of all options."""
+def answer(params: dict[str, t.Any], *, check_mode: bool) -> tuple[Compiled, dict[str, t.Any]]:
+    """The allowlist and what the resolver takes. Raises RequestError with the problems of all options.
+
+    In check mode the rules that would be there by now are not.
+    """
     problems: list[Problem] = []
     compiled = None
     passage = Passage()
@@ -213,13 +222,20 @@ def answer(params: dict[str, t.Any]) -> tuple[Compiled, dict[str, t.Any]]:
     if params["scope"] == "names" and params["resolver"] != "dnsmasq":
         problems.append(Problem("scope", "names needs resolver dnsmasq, which alone fills the firewall's address sets"))
     host = LocalHost()
+    sets: tuple[str, ...] = ()
+    if params["scope"] == "names":
+        live = look(host)
+        sets = live.address_sets
+        # Where nothing of the firewall stands in the way there are no sets, but a file for the next boot.
+        if not (live.files or check_mode):
+            text = "names needs address sets of the firewall to fill; apply the rules of scope names first"
+            problems.append(Problem("scope", f"{text} (role open_ports)"))
     try:
-        found = fulfil(host, Wish(**{name: params[name] for name in WISHES}), passage)
+        found = fulfil(host, Wish(**{name: params[name] for name in (*WISHES, "scope")}), passage)
     except RequestError as error:
         problems += error.problems
     if problems or compiled is None:
         raise RequestError(problems)
-    sets = look(host).address_sets if params["scope"] == "names" else ()
     return compiled, {**found, "address_sets": list(sets)}
 
 
@@ -248,7 +264,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     require_root(module)
     with errors_to_user(module):
-        compiled, found = answer(module.params)
+        compiled, found = answer(module.params, check_mode=module.check_mode)
     module.exit_json(
         changed=False, domains=list(compiled.rules.domains), notices=tell(module, compiled.notices), **found
     )

@@ -787,15 +787,16 @@ class Nftables:
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One transaction for all tables."""
         forth, back, names, late = [], [], [], []
-        forget: tuple[Command, ...] = ()
+        forget = Command(("/bin/sh", "-c", _FORGET))
+        made, lost = False, False
         places: list[str] = []
         for key, want in desired.ours.items():
             have = state.tables[key].ours()
             if have == want:
                 continue
             names.append(key)
-            if set(want.address_sets) - set(have.address_sets):
-                forget = (Command(("/bin/sh", "-c", _FORGET)),)
+            made |= bool(set(want.address_sets) - set(have.address_sets))
+            lost |= bool(set(have.address_sets) - set(want.address_sets))
             moved = _moved(have, want)
             forth += [
                 f"delete rule {key} {jump.base} handle {jump.handle}\n" for jump in have.jumps if jump.base in moved
@@ -816,7 +817,9 @@ class Nftables:
         do = Command(("nft", "-f", "-"), "".join(forth))
         undo = [Command(("/bin/sh", "-c", _LOADER, "sh", *places), "".join(back))]
         undo += [Command(("nft", line)) for line in late]
-        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do, *forget), tuple(undo)),)
+        # A set that is made anew, forth or back, is empty, and dnsmasq fills it only with what it asks anew.
+        forth_then, back_then = [forget] * made, [forget] * lost
+        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do, *forth_then), (*undo, *back_then)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """For each table one transaction, so that a table that is gone by then keeps no other one from its rules."""

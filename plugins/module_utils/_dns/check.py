@@ -36,10 +36,11 @@ _NETWORK_ERROR = 23
 # The primary server in the zones that unbound itself has for names such as those below `test`.
 _BUILT_IN = "localhost"
 
+_UPSTREAM = "upstream_unreachable"
 _ADVICE = {
     "refused": "the resolver refuses this: let it answer (role dns_allowlist, same sdks and revision)",
     "nxdomain": "the resolver denies this: let it answer (role dns_allowlist, same sdks and revision)",
-    "upstream_unreachable": "the resolver gets no answer itself: check its upstream servers and the way there",
+    _UPSTREAM: "the resolver gets no answer itself: check its upstream servers and the way there",
     "no_resolver": "nothing answers there: check server, port, the resolver's service and the firewall",
 }
 
@@ -67,12 +68,14 @@ class Check:
     def faults(self, fail_on: t.Collection[str]) -> str:
         """What is wrong and what to do about it; empty if nothing is that counts."""
         texts = []
-        if "missing" in fail_on and self.result["missing"]:
-            verdicts: dict[str, list[str]] = {}
-            for answer in self.result["answers"]:
-                if answer["name"] in self.result["missing"] and answer["verdict"] != "answered":
-                    verdicts.setdefault(answer["verdict"], []).append(answer["name"])
-            for verdict, names in verdicts.items():
+        verdicts: dict[str, list[str]] = {}
+        for answer in self.result["answers"]:
+            if answer["name"] in self.result["missing"] and answer["verdict"] != "answered":
+                verdicts.setdefault(answer["verdict"], []).append(answer["name"])
+        # Where the resolver reaches others' servers, only those of the missing names can be at fault.
+        reached = any(answer["sdks"] and answer["verdict"] == "answered" for answer in self.result["answers"])
+        for verdict, names in verdicts.items():
+            if "missing" in fail_on or ("denied" in fail_on and not (reached and verdict == _UPSTREAM)):
                 texts.append(f"not answered: {', '.join(dict.fromkeys(names))}; {_ADVICE[verdict]}")
         if "beyond" in fail_on and self.result["beyond"]:
             beyond = ", ".join(self.result["beyond"])
@@ -214,14 +217,14 @@ def _try(question: Question, transport: str, query: bytes, number: int, end: flo
 def _verdict(answer: Answer | None, *, listens: bool) -> str:
     """What an answer, or none, says about the name."""
     if answer is None:
-        return "upstream_unreachable" if listens else "no_resolver"
+        return _UPSTREAM if listens else "no_resolver"
     if answer.code == NOERROR:
         return "answered"
     if answer.code == NXDOMAIN:
         return "nxdomain" if answer.authority in (None, _BUILT_IN) else "answered"
     if answer.code == REFUSED and _NETWORK_ERROR not in answer.errors:
         return "refused"
-    return "upstream_unreachable"
+    return _UPSTREAM
 
 
 def _table(answers: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
@@ -284,7 +287,14 @@ def check(question: Question) -> Check:
         "table": _table(answers),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return Check(result, tuple(_otherwise(question, answers, others)))
+    return Check(result, (*_unreached(answers, wanted), *_otherwise(question, answers, others)))
+
+
+def _unreached(answers: t.Iterable[t.Mapping[str, t.Any]], wanted: t.Collection[str]) -> t.Iterator[Notice]:
+    """Names that the resolver would answer if it had an answer itself."""
+    names = dict.fromkeys(a["name"] for a in answers if a["name"] in wanted and a["verdict"] == _UPSTREAM)
+    if names:
+        yield Notice("upstream_unreachable", "server", f"not answered: {', '.join(names)}; {_ADVICE[_UPSTREAM]}")
 
 
 def _otherwise(

@@ -87,7 +87,7 @@ RESOLVERS = {
 
 @dataclass(frozen=True)
 class Names:
-    """How a host resolves names: who writes /etc/resolv.conf, the servers and the search domains that it used before.
+    """How a host resolves names: who writes /etc/resolv.conf; servers, search domains and options that it used before.
 
     `manager` is `file`, `resolved`, `NetworkManager`, or the name of one that the role cannot handle. `ours`: the role
     has put its own resolver there.
@@ -96,6 +96,7 @@ class Names:
     manager: str
     servers: tuple[str, ...]
     search: tuple[str, ...]
+    options: tuple[str, ...] = ()
     ours: bool = False
 
 
@@ -113,6 +114,7 @@ class Wish:
     enforce: bool = False
     install: bool = True
     placement: t.Sequence[str] = ("host",)
+    scope: str = "any"
 
 
 def _words(text: str, keyword: str) -> t.Iterator[str]:
@@ -169,6 +171,7 @@ def look(host: Host) -> Names:
         manager,
         tuple(dict.fromkeys(_words(full, "nameserver"))),
         tuple(dict.fromkeys(_domains((*search, *own)))),
+        tuple(_words(before, "options")),
         ours,
     )
 
@@ -304,10 +307,15 @@ def _local_domains(wish: Wish, problems: list[Problem]) -> list[str]:
     return domains
 
 
-def _clients(wish: Wish, passage: Passage, near: t.Iterable[str], problems: list[Problem]) -> tuple[str, ...]:
+def _clients(
+    wish: Wish, passage: Passage, there: t.Sequence[tuple[str, int]], problems: list[Problem]
+) -> tuple[str, ...]:
+    """Who may ask: those that are named, or those near the addresses to answer on; the host itself always."""
     sources = [side.name for side in passage.inside if side.kind == "source"]
+    near = [str(ipaddress.ip_network(f"{address}/{length}", strict=False)) for address, length in there]
+    own = [address for address, _length in there]
     try:
-        return normalise_networks(wish.clients or [*_PRIVATE, *sources, *near])
+        return normalise_networks([*wish.clients, *own] if wish.clients else [*_PRIVATE, *sources, *near])
     except ValueError as error:
         problems.append(Problem("clients", f"{error}; a network is needed, such as 192.0.2.0/24"))
     return ()
@@ -340,6 +348,9 @@ def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: 
     if host.exists("/sbin/resolvconf") and "resolvectl" not in host.run(["readlink", "-f", "/sbin/resolvconf"]).out:
         text = f"dnsmasq and unbound enter themselves in {_RESOLV_CONF} through it; remove the package resolvconf"
         yield Problem("/sbin/resolvconf", text)
+    if wish.scope == "names" and "host" in wish.placement and not (wish.use_here or {*names.servers} & {*listen}):
+        text = "names leaves this host without TCP, as it asks other servers than the one that fills the sets"
+        yield Problem("scope", f"{text}; set use_here too")
     if wish.use_here:
         if names.manager not in _MANAGERS:
             text = (
@@ -378,12 +389,7 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
     names = look(host)
     there = _interfaces(host)
     listen = _listen(wish, passage, there, problems)
-    near = [
-        str(ipaddress.ip_network(f"{address}/{length}", strict=False))
-        for addresses in there.values()
-        for address, length in addresses
-        if address in listen
-    ]
+    near = [place for addresses in there.values() for place in addresses if place[0] in listen]
     upstreams = _asked(wish, names, listen, problems)
     local_domains = _local_domains(wish, problems)
     clients = _clients(wish, passage, near, problems)
@@ -399,6 +405,7 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
         "clients": list(clients),
         "local_domains": list(dict.fromkeys((*names.search, *local_domains))),
         "search": list(names.search),
+        "options": list(names.options),
         "manager": names.manager,
         "inside": [_met(side) for side in passage.inside],
         "dhclient": host.exists("/etc/dhcp/dhclient-enter-hooks.d"),

@@ -28,7 +28,7 @@ import sys
 import typing as t
 
 A, CNAME, SOA, PTR, AAAA, OPT = 1, 5, 6, 12, 28, 41
-NOERROR, FORMERR, NXDOMAIN = 0, 1, 3
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN = 0, 1, 2, 3
 
 # Response, recursion available; the answers have to look like those of the resolver of a provider.
 FLAGS = 0x8080
@@ -60,9 +60,12 @@ def made_up(name: str, kind: int, number: int = 0) -> str:
 class Data:
     """The made-up data."""
 
-    def __init__(self, addresses: t.Mapping[str, t.Sequence[str]], missing: t.Sequence[str]) -> None:
+    def __init__(
+        self, addresses: t.Mapping[str, t.Sequence[str]], missing: t.Sequence[str], broken: t.Sequence[str]
+    ) -> None:
         self.addresses = addresses
         self.missing = missing
+        self.broken = broken
 
     def of(self, name: str, kind: int) -> list[str]:
         """The addresses of one family; a name that was given addresses has no others."""
@@ -76,6 +79,8 @@ class Data:
         zone = ".".join(name.split(".")[-2:])
         serials = struct.pack("!5I", 1, 3600, 600, 86400, 2)
         authority = [(zone, SOA, encode(f"ns.{zone}") + encode(f"hostmaster.{zone}") + serials)]
+        if name in self.broken:
+            return SERVFAIL, [], []
         if any(name == missing or name.endswith(f".{missing}") for missing in self.missing):
             return NXDOMAIN, [], authority
         answers: list[Record] = []
@@ -212,11 +217,14 @@ def main() -> None:
     parser.add_argument(
         "--missing", action="append", default=[], metavar="NAME", help="a further name that does not exist"
     )
+    parser.add_argument(
+        "--broken", action="append", default=[], metavar="NAME", help="a name whose servers fail: SERVFAIL"
+    )
     parser.add_argument("--ttl", type=int, default=2, help="seconds that resolvers may keep an answer (default: 2)")
     parser.add_argument("--log", help="a file that gets a line for each query: udp or tcp, type, name")
     options = parser.parse_args()
     log = open(options.log, "a", encoding="utf-8") if options.log else None  # noqa: SIM115 open as long as the process runs
-    server = Server(Data(dict(options.address), [MISSING, *options.missing]), options.ttl, log)
+    server = Server(Data(dict(options.address), [MISSING, *options.missing], options.broken), options.ttl, log)
     try:
         asyncio.run(serve(server, options.listen, options.port))
     except OSError as error:

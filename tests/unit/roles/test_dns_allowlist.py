@@ -23,14 +23,14 @@ VARS: dict[str, t.Any] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text()
 HEADER = VARS["dns_allowlist_header"]
 
 
-def command(file: str, task: str, **variables: object) -> str:
+def command(file: str, task: str, variables: t.Mapping[str, object] = VARS) -> str:
     """The shell command of a task."""
     waiting = yaml.safe_load((ROLE / "tasks" / f"{file}.yml").read_text())
     while waiting:
         found = waiting.pop()
-        waiting += found.get("block", [])
+        waiting += found.get("block", []) + found.get("rescue", [])
         if found["name"] == task:
-            return Template(found["ansible.builtin.shell"]["cmd"]).render(**VARS, **variables)
+            return Template(found["ansible.builtin.shell"]["cmd"]).render(**{**VARS, **variables})
     raise AssertionError(task)
 
 
@@ -94,6 +94,39 @@ def test_what_somebody_wrote_in_between_is_given_back(site: Site) -> None:
     assert site.give_back() == 0
     assert site.conf.read_text() == "nameserver 192.0.2.2\n"
     assert (site.folder / "other").read_text() == "nameserver 192.0.2.1\n"
+
+
+BEGIN = "Begin, and look whether the last run came to its end"
+BACK = "Go back to its former configuration"
+
+
+def test_a_run_that_broke_off_is_told_and_gives_way_to_what_was_before_it(tmp_path: Path) -> None:
+    """The one after it knows neither what was read of its files nor whether its configuration is any good."""
+    memory, conf, log = tmp_path / "lib" / "dns", tmp_path / "openagora.conf", tmp_path / "log"
+
+    def run(task: str) -> str:
+        given = {"dns_allowlist_memory": memory, "dns_allowlist_file": conf, "dns_allowlist_resolver": "dnsmasq"}
+        text = command("main", task, given)
+        stand_in = f'systemctl() {{ echo "$*" >>{log}; }}; '
+        return subprocess.run(["sh", "-c", stand_in + text], check=True, capture_output=True, text=True).stdout
+
+    conf.write_text("first")
+    assert run(BEGIN) == ""
+    assert run(BACK) == ""
+    conf.write_text("second")
+    assert run(BEGIN) == "broken off\n"
+    conf.write_text("third")
+    assert "former" in run(BACK)
+    assert (conf.read_text(), log.read_text()) == ("first", "restart dnsmasq\n")
+    run("End")
+    assert not memory.parent.exists()
+    conf.unlink()
+    assert run(BEGIN) == ""
+    conf.write_text("new")
+    assert run(BACK) == ""
+    (memory / "resolv.conf").touch()
+    run("End")
+    assert [path.name for path in memory.iterdir()] == ["resolv.conf"]
 
 
 @pytest.mark.parametrize("others", [(), ("folder/file",), (".hidden", "README")], ids=["none", "folder", "hidden"])

@@ -167,6 +167,12 @@ def test_dnsmasq_forgets_when_a_set_was_made(host: NetnsHost) -> None:
     host.apply(ALL, "nftables")
     assert host.sh("cat /run/systemctl 2>/dev/null || true") == ""
     host.boot()
+    assert host.sh("cat /run/systemctl; rm /run/systemctl") == "kill --signal=HUP dnsmasq.service\n"
+    # A set that goes and comes back is empty.
+    plan = prepare(host, rule_set("web"), backend="nftables").plan
+    host.carry_out(plan.steps[:1])
+    assert host.sh("cat /run/systemctl 2>/dev/null || true") == ""
+    host.undo(plan.steps[:1])
     assert host.sh("cat /run/systemctl") == "kill --signal=HUP dnsmasq.service\n"
 
 

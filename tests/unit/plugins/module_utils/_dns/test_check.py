@@ -222,6 +222,19 @@ def test_a_name_that_the_filter_forgot_is_missing(site: Site, resolver: str) -> 
     assert site.notices == ["denied_otherwise"]
 
 
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_a_name_whose_servers_fail_is_not_denied(site: Site, resolver: str) -> None:
+    site.upstream("--broken", "qos.agoralab.co")
+    site.resolver(resolver)
+    done = site.check(timeout=0.5)
+    assert done.result["missing"] == ["qos.agoralab.co"]
+    assert done.faults(["missing"]).startswith("not answered: qos.agoralab.co; the resolver gets no answer itself: ")
+    assert done.faults(["denied", "beyond"]) == ""
+    assert site.notices == ["upstream_unreachable"]
+    done = site.check(request={"extra_domains": ["forgotten.example.net"]}, timeout=0.5)
+    assert done.faults(["denied"]).startswith("not answered: forgotten.example.net; the resolver refuses this: ")
+
+
 @pytest.mark.parametrize("others", ["refuse", "nxdomain", "resolve"])
 @pytest.mark.parametrize("resolver", RESOLVERS)
 @pytest.mark.parametrize("trouble", ["silent", "closed", "no route"])
@@ -237,7 +250,7 @@ def test_an_upstream_that_is_out_of_reach_is_told_apart(site: Site, resolver: st
     denied = {"refuse": "refused", "nxdomain": "nxdomain", "resolve": "upstream_unreachable"}[others]
     assert {name: found.pop(name) for name in OTHERS} == {name: {denied} for name in OTHERS}
     assert set().union(*found.values()) == {"upstream_unreachable"}
-    assert "the resolver gets no answer itself" in done.faults(["missing"])
+    assert "the resolver gets no answer itself" in done.faults(["missing"]) == done.faults(["denied"])
     assert done.result["beyond"] == []
 
 

@@ -56,7 +56,7 @@ class Files:
         return path in self.files
 
 
-PLAIN = "nameserver 192.0.2.53\nnameserver 2001:db8::53 # the second\nsearch corp.example lan\n"
+PLAIN = "options edns0 trust-ad\nnameserver 192.0.2.53\nnameserver 2001:db8::53 # the second\nsearch corp.example lan\n"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def test_whom_the_host_asks() -> None:
     names = look(host)
     assert names.servers == ("192.0.2.53", "2001:db8::53")
     assert names.search == ("corp.example", "lan", "site.example")
+    assert names.options == ("edns0", "trust-ad")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,25 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
         found = fulfil(host, Wish("dnsmasq"), Passage(inside=(side,)))
         assert found["listen"] == ["127.0.0.1", "::1", "192.0.2.1"]
         assert "192.0.2.0/24" in found["clients"]
+
+
+def test_the_host_itself_may_ask_whoever_else_may() -> None:
+    found = fulfil(
+        Files({RESOLV_CONF: PLAIN}), Wish("unbound", listen=["192.0.2.1"], clients=["10.9.0.0/16"]), Passage()
+    )
+    assert found["clients"] == ["10.9.0.0/16", "192.0.2.1/32"]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish("dnsmasq", scope="names", use_here=True),
+        Wish("dnsmasq", scope="names", placement=["gateway"]),
+        Wish("dnsmasq", scope="names", upstreams=["192.0.2.54"], listen=["192.0.2.53"]),
+    ],
+)
+def test_names_come_from_the_resolver_that_is_asked(wish: Wish) -> None:
+    fulfil(Files({RESOLV_CONF: PLAIN}), wish, Passage())
 
 
 @pytest.mark.parametrize(
@@ -167,6 +187,11 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
         ),
         (Files({RESOLV_CONF: PLAIN, "/sbin/resolvconf": ""}), Wish("dnsmasq"), r"/sbin/resolvconf: .*; remove the"),
         (Files({RESOLV_CONF: PLAIN}), Wish("dnsmasq", enforce=True), r"enforce: this host would resolve nothing"),
+        (
+            Files({RESOLV_CONF: PLAIN}),
+            Wish("dnsmasq", scope="names"),
+            r"scope: names leaves this host without TCP, as it asks other servers .*; set use_here too",
+        ),
         (
             Files({RESOLV_CONF: PLAIN}),
             Wish("dnsmasq", use_here=True, listen=["192.0.2.1"]),
