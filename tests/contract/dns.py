@@ -216,6 +216,67 @@ class TestUseHere:
         assert site.far.addresses[0] in site.run("cat /etc/resolv.conf")
         assert "REFUSED" in ask(site, "127.0.0.1", "evil.example")["evil.example"]
 
+    MANAGERS: t.ClassVar = {
+        "systemd-resolved": (
+            # systemd-resolved cannot tell its name on the bus before that has read who it is.
+            "apt-get install -qqy --no-install-recommends systemd-resolved && systemctl restart systemd-resolved",
+            "resolvectl dns eth0 {0} {1} && resolvectl domain eth0 corp.example",
+            "umount /etc/resolv.conf; ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf",
+        ),
+        "network-manager": (
+            # Nothing but names is its business here.
+            "mkdir -p /etc/NetworkManager/conf.d",
+            r"printf '[keyfile]\nunmanaged-devices=*\n[global-dns]\nsearches=corp.example\n"
+            r"[global-dns-domain-*]\nservers={0},{1}\n' >/etc/NetworkManager/conf.d/site.conf",
+            "apt-get install -qqy --no-install-recommends network-manager",
+            # It reads them again once it has started.
+            "timeout 10 sh -c 'until systemctl reload NetworkManager && grep -q Generated /etc/resolv.conf;"
+            " do sleep 0.2; done'",
+        ),
+    }
+
+    @pytest.mark.parametrize("manager", MANAGERS)
+    def test_whoever_writes_resolv_conf_is_handled(self, site: Target, manager: str) -> None:
+        site.reset_site()
+        wanted = ask(site.far, site.far.addresses[0], "agora.io")["agora.io"][1]
+        try:
+            for command in ("apt-get update -qq", *self.MANAGERS[manager]):
+                site.run(f"export DEBIAN_FRONTEND=noninteractive; {command.format(*site.far.addresses)}")
+            before = site.state()
+            for changes_something in (True, False):
+                run = set_up(site, dns_allowlist_use_here=True)
+                assert (run.failed, bool(run.changed)) == ("", changes_something)
+            for command in ("", "systemctl restart {}"):
+                site.run(command.format(manager.replace("network-manager", "NetworkManager")))
+                assert site.run("getent ahostsv4 agora.io").split()[0] in wanted
+                assert site.attempt("getent hosts evil.example.").returncode != 0
+                assert site.run("getent hosts printer").split()[1] == "printer.corp.example"
+            assert set_up(site, agora_state="absent").failed == ""
+            assert not changes(before, site.state())
+            assert site.run("getent hosts evil.example.")
+        finally:
+            # Where it was a link, the next one is a file.
+            site.attempt("rm /etc/resolv.conf")
+            site.run(f"DEBIAN_FRONTEND=noninteractive apt-get purge -qqy {manager}; rm -rf /etc/NetworkManager")
+            site.reset_site()
+
+    def test_a_change_that_breaks_resolving_gives_way(self, site: Target) -> None:
+        wish = {"agora_sdks": ["web"], "dns_allowlist_use_here": True}
+        assert set_up(site, **wish).failed == ""
+        assert "Its former configuration is back" in set_up(site, **wish, dns_allowlist_upstreams=["192.0.2.1"]).failed
+        assert site.run("getent hosts agora.io")
+        assert set_up(site, **wish).failed == ""
+        assert set_up(site, **wish).changed == []
+
+    def test_a_run_that_broke_off_is_made_good(self, site: Target) -> None:
+        """Before the resolver had read what was written for it."""
+        conf = site.run("ls /etc/dnsmasq.d/openagora.conf /etc/unbound/unbound.conf.d/openagora.conf || true").strip()
+        site.run(f"cp {conf} /run/conf && sed -i /agora.io/d {conf} && systemctl restart {resolver_of(site)}")
+        site.run(f"cp /run/conf {conf} && touch /var/lib/openagora/dns/running")
+        assert ask(site, "127.0.0.1", "agora.io")["agora.io"][0] == "REFUSED"
+        assert set_up(site, agora_sdks=["web"], dns_allowlist_use_here=True).failed == ""
+        assert ask(site, "127.0.0.1", "agora.io")["agora.io"][0] == "NOERROR"
+
     def test_what_somebody_wrote_since_stays(self, site: Target) -> None:
         assert set_up(site, dns_allowlist_use_here=True).failed == ""
         site.run("echo nameserver 192.0.2.53 >/etc/resolv.conf")
@@ -518,6 +579,11 @@ def named(site: Target) -> t.Iterator[Target]:
 
 class TestNames:
     """Rules of scope names, on a gateway: a server by its name, and not by an address that nobody has named."""
+
+    def test_what_would_close_tcp_is_told(self, named: Target) -> None:
+        """Sets that are not there yet, and a host that asks somebody else."""
+        assert "apply the rules of scope names first" in named.role("dns_allowlist", **NAMED).failed
+        assert "set use_here too" in named.role("dns_allowlist", **{**NAMED, "agora_placement": ["host"]}).failed
 
     def test_ports_and_names_in_one_run(self, named: Target) -> None:
         run = named.playbook("openagora.firewall.open_agora", **NAMED)

@@ -321,14 +321,29 @@ def _clients(
     return ()
 
 
-def _asks_besides(host: Host) -> t.Iterator[str]:
-    """Files of systemd-resolved, other than ours, that name servers: each DNS= adds to those of other files."""
+def _at_odds(host: Host) -> t.Iterator[str]:
+    """Why systemd-resolved would not ask the resolver, or ask others too (resolved.conf(5))."""
     path = ""
     for line in host.run(["systemd-analyze", "cat-config", "systemd/resolved.conf"]).out.splitlines():
-        # A comment with a path heads each file.
+        # A comment with a path heads each file. Each DNS= adds to those of other files.
         path = line[2:].strip() if line.startswith("# /") else path
         if re.match(r"DNS\s*=\s*\S", line) and not path.endswith(f"/{FILE}"):
-            yield path
+            yield f"systemd-resolved would go on asking the DNS= of {path}; take it out, and name them in upstreams"
+    for line in host.run(["resolvectl", "domain"]).out.splitlines():
+        link, _colon, domains = line.partition(":")
+        if link != "Global" and "~." in domains.split():
+            yield f"systemd-resolved asks the servers of {link} for every name; take the domain ~. from it"
+    for word, fits, why in (
+        ("dnssec", "no", "DNSSEC={0}, and would be refused what it checks signatures with; set it to no"),
+        (
+            "dnsovertls",
+            "no opportunistic",
+            "DNSOverTLS={0}, which the resolver does not speak; set it to opportunistic",
+        ),
+    ):
+        found = re.search(r"^Global:\s*(\S+)", host.run(["resolvectl", word]).out, re.MULTILINE)
+        if found and found[1] not in fits.split():
+            yield f"systemd-resolved has {why.format(found[1])} in /etc/systemd/resolved.conf"
 
 
 def _installed(host: Host, resolver: str) -> bool:
@@ -357,9 +372,8 @@ def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: 
                 f"{_RESOLV_CONF} is written by {names.manager}, which is not handled; enter the resolver there by hand"
             )
             yield Problem("use_here", text)
-        for path in _asks_besides(host) if names.manager == "resolved" else ():
-            text = f"systemd-resolved would go on asking the DNS= of {path}; take it out, and name them in upstreams"
-            yield Problem("use_here", text)
+        if names.manager == "resolved":
+            yield from (Problem("use_here", text) for text in _at_odds(host))
         if not any(ipaddress.ip_address(address).is_loopback for address in listen):
             yield Problem("use_here", "the resolver does not listen on the loopback; add 127.0.0.1 to listen")
     if wish.enforce:

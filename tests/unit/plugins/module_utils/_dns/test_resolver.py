@@ -44,7 +44,7 @@ class Files:
             return Outcome(0, self.links.get(argv[-1], argv[-1]), "")
         if argv[0] == "systemctl":
             return Outcome(int(argv[-1] in self.lacking), "", "")
-        return Outcome(int(argv[0] == "test"), self.printed.get(argv[0], ""), "")
+        return Outcome(int(argv[0] == "test"), self.printed.get(" ".join(argv), self.printed.get(argv[0], "")), "")
 
     def which(self, name: str) -> str | None:
         return f"/usr/sbin/{name}"
@@ -250,14 +250,36 @@ def test_who_is_not_in_the_way(line: str) -> None:
     assert fulfil(host, Wish("dnsmasq"), Passage())["upstreams"] == ["192.0.2.53", "2001:db8::53"]
 
 
-def test_what_systemd_resolved_asks_besides_is_in_the_way() -> None:
-    files = {RESOLV_CONF: "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": PLAIN}
-    host = Files(files)
-    ours = "# /etc/systemd/resolved.conf.d/openagora.conf\n[Resolve]\nDNS=127.0.0.1\n"
-    host.printed["systemd-analyze"] = f"# /etc/systemd/resolved.conf\n[Resolve]\n#DNS=\nDNS=\nDNSSEC=no\n\n{ours}"
+OURS_THERE = "# /etc/systemd/resolved.conf.d/openagora.conf\n[Resolve]\nDNS=127.0.0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "harmless", "at_odds", "problem"),
+    [
+        (
+            "systemd-analyze cat-config systemd/resolved.conf",
+            f"# /etc/systemd/resolved.conf\n[Resolve]\n#DNS=\nDNS=\nDNSSEC=no\n\n{OURS_THERE}",
+            f"# /etc/systemd/resolved.conf\n[Resolve]\nDNS=192.0.2.53\n\n{OURS_THERE}",
+            r"the DNS= of /etc/systemd/resolved.conf; take it out",
+        ),
+        (
+            "resolvectl domain",
+            "Global: ~.\nLink 2 (eth0): corp.example\nLink 3 (eth1):\n",
+            "Global: ~.\nLink 2 (eth0): corp.example ~.\n",
+            r"the servers of Link 2 \(eth0\) for every name",
+        ),
+        ("resolvectl dnssec", "Global: no\n", "Global: allow-downgrade\n", "DNSSEC=allow-downgrade, "),
+        ("resolvectl dnsovertls", "Global: opportunistic\n", "Global: yes\n", "DNSOverTLS=yes, "),
+    ],
+)
+def test_what_systemd_resolved_does_besides_is_in_the_way(
+    command: str, harmless: str, at_odds: str, problem: str
+) -> None:
+    host = Files({RESOLV_CONF: "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": PLAIN})
+    host.printed[command] = harmless
     fulfil(host, Wish("dnsmasq", use_here=True), Passage())
-    host.printed["systemd-analyze"] = f"# /etc/systemd/resolved.conf\n[Resolve]\nDNS=192.0.2.53\n\n{ours}"
-    with pytest.raises(RequestError, match=r"^use_here: .* the DNS= of /etc/systemd/resolved.conf; take it out"):
+    host.printed[command] = at_odds
+    with pytest.raises(RequestError, match=f"^use_here: systemd-resolved .*{problem}"):
         fulfil(host, Wish("dnsmasq", use_here=True), Passage())
 
 
