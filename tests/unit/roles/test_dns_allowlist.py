@@ -34,6 +34,14 @@ def command(file: str, task: str, variables: t.Mapping[str, object] = VARS) -> s
     raise AssertionError(task)
 
 
+def rendered(template: str, info: t.Mapping[str, object], **variables: object) -> str:
+    """A file of the role, where dns_info has returned this."""
+    templates = Environment(loader=FileSystemLoader(ROLE / "templates"), trim_blocks=True, autoescape=False)
+    templates.filters["openagora.firewall.allowlist"] = allowlist
+    templates.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    return templates.get_template(f"{template}.j2").render(**{**VARS, **variables}, dns_allowlist_info=info)
+
+
 class Site:
     """A folder with a resolv.conf and what the role keeps of it, and the role's two commands on them."""
 
@@ -146,13 +154,8 @@ def test_dnsmasq_tries_a_new_file_out_whatever_is_beside_it(tmp_path: Path, othe
 @pytest.mark.parametrize("sets", [[], ["4#inet#filter#openagora_names_ipv4"]], ids=["none", "sets"])
 def test_dnsmasq_forgets_soon_what_fills_sets(tmp_path: Path, sets: list[str]) -> None:
     """What it answers from its cache fills no set, so an address may have left it before the answer is forgotten."""
-    templates = Environment(loader=FileSystemLoader(ROLE / "templates"), trim_blocks=True, autoescape=False)
-    templates.filters["openagora.firewall.allowlist"] = allowlist
-    templates.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
     info = {"domains": [".agora.io"], "listen": ["127.0.0.1"], "upstreams": ["192.0.2.53"], "address_sets": sets}
-    text = templates.get_template("dnsmasq.conf.j2").render(
-        **VARS, dns_allowlist_info={**info, "local_domains": []}, dns_allowlist_others="refuse"
-    )
+    text = rendered("dnsmasq.conf", {**info, "local_domains": []}, dns_allowlist_others="refuse")
     (tmp_path / "conf").write_text(text)
     assert subprocess.run(["dnsmasq", "--test", f"--conf-file={tmp_path}/conf"], check=False).returncode == 0
     assert ("max-cache-ttl=300\nmax-ttl=300\nnftset=/agora.io/" in text) == bool(sets)
@@ -173,3 +176,10 @@ def test_a_word_of_the_command_line_is_no_yes_by_itself(option: str, text: str, 
     undo = {"use_here": "use_former.yml", "enforce": "unenforce.yml"}[option]
     done = [environment.compile_expression(tasks[file]["when"])(**values) for file in (f"{option}.yml", undo)]
     assert done == [wanted, not wanted]
+
+
+def test_systemd_resolved_asks_ours_for_the_domains_of_a_link_too() -> None:
+    """Its servers, which it prefers for them, are out of reach with dns_allowlist_enforce (seen with 252)."""
+    info = {"local_domains": ["corp.example", "lan"]}
+    text = rendered("resolved.conf", info, dns_allowlist_loopback=["127.0.0.1"])
+    assert text.splitlines()[-1] == "Domains=~. ~corp.example ~lan"
