@@ -183,3 +183,15 @@ def test_systemd_resolved_asks_ours_for_the_domains_of_a_link_too() -> None:
     info = {"local_domains": ["corp.example", "lan"]}
     text = rendered("resolved.conf", info, dns_allowlist_loopback=["127.0.0.1"])
     assert text.splitlines()[-1] == "Domains=~. ~corp.example ~lan"
+
+
+@pytest.mark.parametrize(("listing", "state"), [(0, "started"), (1, "restarted")])
+def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: str) -> None:
+    """`nft -f /etc/nftables.conf` takes them away, and systemd does not know."""
+    task = yaml.safe_load((ROLE / "tasks" / "enforce.yml").read_text())[-1]["ansible.builtin.systemd_service"]
+    environment = Environment(autoescape=True)
+    environment.tests["changed"] = lambda result: result["changed"]
+    done = {"changed": False}
+    given = {"dns_allowlist_rules": done, "dns_allowlist_unit": done, "dns_allowlist_broken": False}
+    text = environment.from_string(task["state"]).render(**given, dns_allowlist_loaded={"rc": listing})
+    assert text.strip() == state
