@@ -347,8 +347,14 @@ def _at_odds(host: Host) -> t.Iterator[str]:
 
 
 def _installed(host: Host, resolver: str) -> bool:
-    """Whether its service is there; the command alone comes with dnsmasq-base, which libvirt and others need."""
-    return host.run(["systemctl", "cat", f"{resolver}.service"]).code == 0
+    """Whether its service is there; the command alone comes with dnsmasq-base, which libvirt and others need.
+
+    One that is masked until the next boot is not: an installation that broke off leaves it so, package or none, and
+    `systemctl cat` has no fault to find with it.
+    """
+    service = f"{resolver}.service"
+    masked = host.run(["systemctl", "is-enabled", service]).out.strip() == "masked-runtime"
+    return not masked and host.run(["systemctl", "cat", service]).code == 0
 
 
 def _in_the_way(host: Host, wish: Wish, passage: Passage, names: Names, listen: t.Sequence[str]) -> t.Iterator[Problem]:

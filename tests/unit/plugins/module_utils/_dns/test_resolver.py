@@ -43,7 +43,7 @@ class Files:
         if argv[0] == "readlink":
             return Outcome(0, self.links.get(argv[-1], argv[-1]), "")
         if argv[0] == "systemctl":
-            return Outcome(int(argv[-1] in self.lacking), "", "")
+            return Outcome(int(argv[-1] in self.lacking), self.printed.get(" ".join(argv), ""), "")
         return Outcome(int(argv[0] == "test"), self.printed.get(" ".join(argv), self.printed.get(argv[0], "")), "")
 
     def which(self, name: str) -> str | None:
@@ -289,6 +289,14 @@ def test_a_command_without_its_service_is_not_installed() -> None:
         assert (
             fulfil(Files({RESOLV_CONF: PLAIN}, lacking=lacking), Wish("dnsmasq"), Passage())["installed"] is installed
         )
+
+
+def test_an_installation_that_broke_off_is_made_anew() -> None:
+    """The role keeps the service from being started meanwhile; its configuration may be from a time before that."""
+    host = Files({RESOLV_CONF: PLAIN, "/etc/dnsmasq.d/openagora.conf": f"# {OURS}\n"})
+    host.printed["systemctl is-enabled dnsmasq.service"] = "masked-runtime\n"
+    found = fulfil(host, Wish("dnsmasq"), Passage())
+    assert (found["installed"], found["standing"]) == (False, False)
 
 
 @pytest.mark.parametrize(
