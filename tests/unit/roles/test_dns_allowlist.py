@@ -112,8 +112,8 @@ def test_a_run_that_broke_off_is_told_and_gives_way_to_what_was_before_it(tmp_pa
     """The one after it knows neither what was read of its files nor whether its configuration is any good."""
     memory, conf, log = tmp_path / "lib" / "dns", tmp_path / "openagora.conf", tmp_path / "log"
 
-    def run(task: str) -> str:
-        given = {"dns_allowlist_memory": memory, "dns_allowlist_file": conf, "dns_allowlist_resolver": "dnsmasq"}
+    def run(task: str, resolver: str = "dnsmasq") -> str:
+        given = {"dns_allowlist_memory": memory, "dns_allowlist_file": conf, "dns_allowlist_resolver": resolver}
         text = command("main", task, given)
         stand_in = f'systemctl() {{ echo "$*" >>{log}; }}; '
         return subprocess.run(["sh", "-c", stand_in + text], check=True, capture_output=True, text=True).stdout
@@ -124,6 +124,7 @@ def test_a_run_that_broke_off_is_told_and_gives_way_to_what_was_before_it(tmp_pa
     conf.write_text("second")
     assert run(BEGIN) == "broken off\n"
     conf.write_text("third")
+    assert run(BACK, "unbound") == ""
     assert "former" in run(BACK)
     assert (conf.read_text(), log.read_text()) == ("first", "restart dnsmasq\n")
     run("End")
