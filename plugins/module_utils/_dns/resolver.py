@@ -34,6 +34,8 @@ OURS = "Written by the Ansible collection openagora.firewall"
 _MEMORY = "/var/lib/openagora/dns"
 SAVED = f"{_MEMORY}/resolv.conf"
 _RESOLV_CONF = "/etc/resolv.conf"
+# What the role says to systemd-resolved, which lists it among the servers that it asks.
+_RESOLVED_CONF = f"/etc/systemd/resolved.conf.d/{FILE}"
 _PORT = 53
 
 # Who may ask: private addresses. A resolver that answers the whole internet would be open to abuse.
@@ -167,9 +169,11 @@ def look(host: Host) -> Names:
     name = (host.read("/proc/sys/kernel/hostname") or "").strip().lower()
     search = [*_words(full, "search"), *_words(full, "domain")]
     own = [name.partition(".")[2]] if "." in name else []
+    told = re.search(r"^DNS=(.*)", host.read(_RESOLVED_CONF) or "", re.MULTILINE)
+    own_servers = told[1].split() if told else []
     return Names(
         manager,
-        tuple(dict.fromkeys(_words(full, "nameserver"))),
+        tuple(dict.fromkeys(server for server in _words(full, "nameserver") if server not in own_servers)),
         tuple(dict.fromkeys(_domains((*search, *own)))),
         tuple(_words(before, "options")),
         ours,

@@ -113,6 +113,19 @@ def test_whom_the_stub_asks() -> None:
     assert look(Files(files)).servers == ("192.0.2.53", "2001:db8::53")
 
 
+def test_what_the_role_told_systemd_resolved_is_not_what_was_before() -> None:
+    """It may listen elsewhere now, and a host that is to ask others again does not ask it."""
+    files = {
+        RESOLV_CONF: "nameserver 127.0.0.53\n",
+        "/run/systemd/resolve/resolv.conf": f"nameserver 127.0.0.1\nnameserver ::1\n{PLAIN}",
+        "/etc/systemd/resolved.conf.d/openagora.conf": f"# {OURS}\n[Resolve]\nDNS=127.0.0.1 ::1\nDomains=~.\n",
+    }
+    found = fulfil(Files(files), Wish("dnsmasq", use_here=True, listen=["127.0.0.5"]), Passage())
+    assert found["upstreams"] == ["192.0.2.53", "2001:db8::53"]
+    with pytest.raises(RequestError, match=r"^scope: names leaves this host without TCP"):
+        fulfil(Files(files), Wish("dnsmasq", scope="names"), Passage())
+
+
 def test_a_gateway_listens_towards_the_machines_inside() -> None:
     host = Files({RESOLV_CONF: PLAIN})
     for side in (Side("interface", "eth1"), Side("source", "192.0.2.0/24"), Side("source", "192.0.2.128/25")):
