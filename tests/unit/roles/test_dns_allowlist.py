@@ -104,6 +104,13 @@ def test_what_somebody_wrote_in_between_is_given_back(site: Site) -> None:
     assert (site.folder / "other").read_text() == "nameserver 192.0.2.1\n"
 
 
+def test_a_host_without_resolv_conf_gets_an_empty_one_back(site: Site) -> None:
+    assert site.keep() == 0
+    site.replace()
+    assert site.give_back() == 0
+    assert site.conf.read_text() == ""
+
+
 BEGIN = "Begin, and look whether the last run came to its end"
 BACK = "Go back to its former configuration"
 
