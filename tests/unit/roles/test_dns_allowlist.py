@@ -17,7 +17,8 @@ from ansible.plugins.filter.core import to_bool
 from ansible_collections.openagora.firewall.plugins.filter.allowlist import allowlist
 from jinja2 import Environment, FileSystemLoader, Template
 
-ROLE = Path(__file__).resolve().parents[3] / "roles" / "dns_allowlist"
+ROOT = Path(__file__).resolve().parents[3]
+ROLE = ROOT / "roles" / "dns_allowlist"
 TASKS = ROLE / "tasks" / "main.yml"
 VARS: dict[str, t.Any] = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
 HEADER = VARS["dns_allowlist_header"]
@@ -203,3 +204,19 @@ def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: s
     given = {"dns_allowlist_rules": done, "dns_allowlist_unit": done, "dns_allowlist_broken": False}
     text = environment.from_string(task["state"]).render(**given, dns_allowlist_loaded={"rc": listing})
     assert text.strip() == state
+
+
+@pytest.mark.parametrize(
+    ("given", "comes"),
+    [
+        ({}, False),
+        ({"agora_dns": "none"}, True),
+        ({"agora_state": "present"}, False),
+        ({"agora_state": "absent"}, True),
+    ],
+)
+def test_absent_takes_the_resolver_away_too(given: dict[str, str], *, comes: bool) -> None:
+    """Whoever closes what open_agora has opened does not name the resolver again."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
+    (condition,) = [role["when"] for role in play["roles"] if role["role"].endswith(".dns_allowlist")]
+    assert Environment(autoescape=True).compile_expression(condition)(**given) is comes
