@@ -16,6 +16,7 @@ import yaml
 from ansible.plugins.filter.core import to_bool
 from ansible_collections.openagora.firewall.plugins.filter.allowlist import allowlist
 from jinja2 import Environment, FileSystemLoader, Template
+from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "dns_allowlist"
@@ -220,3 +221,21 @@ def test_absent_takes_the_resolver_away_too(given: dict[str, str], *, comes: boo
     (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
     (condition,) = [role["when"] for role in play["roles"] if role["role"].endswith(".dns_allowlist")]
     assert Environment(autoescape=True).compile_expression(condition)(**given) is comes
+
+
+@pytest.mark.parametrize(
+    ("given", "server"),
+    [
+        ({}, "127.0.0.1"),
+        ({"dns_allowlist_listen": "192.0.2.1,192.0.2.2"}, "192.0.2.1"),
+        ({"dns_allowlist_listen": ["192.0.2.2"]}, "192.0.2.2"),
+    ],
+)
+def test_the_check_asks_where_the_resolver_listens(given: dict[str, object], server: str) -> None:
+    """On the command line a list is a text."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "check_agora_names.yml").read_text())
+    task = play["tasks"][0]
+    environment = NativeEnvironment(autoescape=True)
+    variables = {name: environment.from_string(text).render(**given) for name, text in task.get("vars", {}).items()}
+    asked = environment.from_string(task["openagora.firewall.dns_check"]["server"]).render(**given, **variables)
+    assert asked == server
