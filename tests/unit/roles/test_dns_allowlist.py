@@ -195,6 +195,12 @@ def test_systemd_resolved_asks_ours_for_the_domains_of_a_link_too() -> None:
     assert text.splitlines()[-1] == "Domains=~. ~corp.example ~lan"
 
 
+def test_files_go_whether_or_not_the_unit_is_there() -> None:
+    """A run may break off between the two, forth or back."""
+    tasks = yaml.safe_load((ROLE / "tasks" / "unenforce.yml").read_text())
+    assert [task["name"] for task in tasks if "when" in task] == ["Unload them", "Let systemd forget the unit"]
+
+
 @pytest.mark.parametrize(("listing", "state"), [(0, "started"), (1, "restarted")])
 def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: str) -> None:
     """`nft -f /etc/nftables.conf` takes them away, and systemd does not know."""
