@@ -133,7 +133,9 @@ def test_a_run_that_broke_off_is_told_and_gives_way_to_what_was_before_it(tmp_pa
     conf.write_text("second")
     assert run(BEGIN) == "broken off\n"
     conf.write_text("third")
+    (memory / "unbound").touch()
     assert run(BACK, "unbound") == ""
+    (memory / "unbound").unlink()
     assert "former" in run(BACK)
     assert (conf.read_text(), log.read_text()) == ("first", "restart dnsmasq\n")
     run("End")
@@ -141,8 +143,13 @@ def test_a_run_that_broke_off_is_told_and_gives_way_to_what_was_before_it(tmp_pa
     conf.unlink()
     assert run(BEGIN) == ""
     conf.write_text("new")
+    (memory / "dnsmasq").write_text("disabled\ninactive\n")
     assert run(BACK) == ""
-    (memory / "resolv.conf").touch()
+    assert conf.exists()
+    (memory / "dnsmasq").write_text("enabled\nactive\n")
+    assert "former" in run(BACK)
+    assert not conf.exists()
+    (memory / "dnsmasq").rename(memory / "resolv.conf")
     run("End")
     assert [path.name for path in memory.iterdir()] == ["resolv.conf"]
 
