@@ -36,6 +36,9 @@ _NETWORK_ERROR = 23
 # The primary server in the zones that unbound itself has for names such as those below `test`.
 _BUILT_IN = "localhost"
 
+# A name below a suffix, made up for one check, begins with it.
+_MADE_UP = "openagora-"
+
 _UPSTREAM = "upstream_unreachable"
 _ADVICE = {
     "refused": "the resolver refuses this: let it answer (role dns_allowlist, same sdks and revision)",
@@ -69,18 +72,28 @@ class Check:
         """What is wrong and what to do about it; empty if nothing is that counts."""
         texts = []
         verdicts: dict[str, list[str]] = {}
+        answered = {a["name"] for a in self.result["answers"] if a["sdks"] and a["verdict"] == "answered"}
         for answer in self.result["answers"]:
-            if answer["name"] in self.result["missing"] and answer["verdict"] != "answered":
+            missing = answer["name"] in self.result["missing"] and answer["verdict"] != "answered"
+            if missing and ("missing" in fail_on or ("denied" in fail_on and _denied(answer, answered))):
                 verdicts.setdefault(answer["verdict"], []).append(answer["name"])
-        # Where the resolver reaches others' servers, only those of the missing names can be at fault.
-        reached = any(answer["sdks"] and answer["verdict"] == "answered" for answer in self.result["answers"])
         for verdict, names in verdicts.items():
-            if "missing" in fail_on or ("denied" in fail_on and not (reached and verdict == _UPSTREAM)):
-                texts.append(f"not answered: {', '.join(dict.fromkeys(names))}; {_ADVICE[verdict]}")
+            texts.append(f"not answered: {', '.join(dict.fromkeys(names))}; {_ADVICE[verdict]}")
         if "beyond" in fail_on and self.result["beyond"]:
             beyond = ", ".join(self.result["beyond"])
             texts.append(f"answered though not allowlisted: {beyond}; look for another server in its configuration")
         return ". ".join(texts)
+
+
+def _denied(answer: t.Mapping[str, t.Any], answered: t.Collection[str]) -> bool:
+    """Whether a missing name is the resolver's own doing, by those of the allowlist that it does answer."""
+    name = answer["name"]
+    if answer["verdict"] == _UPSTREAM:
+        # Where the resolver reaches others' servers, only those of the missing names can be at fault.
+        return not answered
+    # A name that was made up does not exist, and not every server says with that who says so.
+    made_up = name.startswith(_MADE_UP) and name.partition(".")[2] in answered
+    return not (answer["verdict"] == "nxdomain" and made_up)
 
 
 def _published(compiled: Compiled, below: str) -> t.Iterator[tuple[str, str]]:
@@ -103,7 +116,7 @@ def read_question(params: t.Mapping[str, t.Any], compiled: Compiled | None) -> Q
     """
     problems = []
     # New each time, so that no cache knows it.
-    below = f"openagora-{secrets.token_hex(4)}"
+    below = f"{_MADE_UP}{secrets.token_hex(4)}"
     names: dict[str, tuple[str, ...]] = {}
     allowlist = compiled.rules.domains if compiled else DomainSet()
     local = []

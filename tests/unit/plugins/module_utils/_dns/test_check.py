@@ -235,6 +235,17 @@ def test_a_name_whose_servers_fail_is_not_denied(site: Site, resolver: str) -> N
     assert done.faults(["denied"]).startswith("not answered: forgotten.example.net; the resolver refuses this: ")
 
 
+@pytest.mark.parametrize(("above", "denied"), [("answered", False), ("nxdomain", True)])
+def test_a_server_that_does_not_say_who_said_so_is_no_denial(above: str, *, denied: bool) -> None:
+    """That the name below a suffix does not exist, when the suffix itself is answered."""
+    verdict_of = {"agora.io": above, "openagora-0a1b2c3d.agora.io": "nxdomain"}
+    answers = [{"name": name, "verdict": verdict, "sdks": ["web"]} for name, verdict in verdict_of.items()]
+    missing = [name for name, verdict in verdict_of.items() if verdict != "answered"]
+    done = Check({"answers": answers, "missing": missing, "beyond": []}, ())
+    assert bool(done.faults(["denied"])) is denied
+    assert "openagora-" in done.faults(["missing"])
+
+
 @pytest.mark.parametrize("others", ["refuse", "nxdomain", "resolve"])
 @pytest.mark.parametrize("resolver", RESOLVERS)
 @pytest.mark.parametrize("trouble", ["silent", "closed", "no route"])
