@@ -236,6 +236,16 @@ def test_absent_takes_the_resolver_away_too(given: dict[str, str], *, comes: boo
     assert Environment(autoescape=True).compile_expression(condition)(**given) is comes
 
 
+def test_open_agora_looks_at_the_resolver_before_anything_changes() -> None:
+    """A host with rules of scope names and no resolver to fill their sets is without TCP."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
+    (task,) = play["pre_tasks"]
+    include = task["ansible.builtin.include_role"]
+    assert (include["tasks_from"], include["apply"]) == ("look.yml", {"check_mode": True})
+    (look,) = yaml.safe_load((ROLE / "tasks" / "look.yml").read_text())
+    assert "openagora.firewall.dns_info" in look
+
+
 @pytest.mark.parametrize(
     ("given", "server"),
     [
