@@ -51,6 +51,9 @@ _MANAGERS = ("file", "resolved", "NetworkManager")
 # section 6.2). As a search domain, or behind a host's name, any other would hold far too much.
 _SITES = ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "private", "test")
 
+# Where the domains of a country are given away below these, they are nobody's own (publicsuffix.org).
+_PUBLIC = re.compile(r"(?:ac|co|com|edu|gov|net|org)\.[a-z]{2}")
+
 # Where systemd-resolved answers programs of the host (systemd-resolved.service(8)).
 _STUBS = ("127.0.0.53", "127.0.0.54")
 
@@ -141,11 +144,11 @@ def _manager(host: Host, text: str, target: str) -> str:
 
 
 def _domains(texts: t.Iterable[str]) -> t.Iterator[str]:
-    """Those that are a site's; the name of a host may be `agora.io`, and its domain is not `io` then."""
+    """Those that are a site's; the name of a host may be `agora.io` or `site.co.uk`: `io` and `co.uk` are not."""
     for text in texts:
         with contextlib.suppress(ValueError):
             domain = local_domain(text)
-            if "." in domain or domain in _SITES:
+            if domain in _SITES or ("." in domain and not _PUBLIC.fullmatch(domain)):
                 yield domain
 
 

@@ -89,7 +89,12 @@ def test_whom_the_host_asks() -> None:
 
 @pytest.mark.parametrize(
     ("name", "search", "domains"),
-    [("site.com", "io", ()), ("web1.lan", "com corp.example", ("corp.example", "lan")), ("web1", ".", ())],
+    [
+        ("site.com", "io", ()),
+        ("site.co.uk", "com.au site.com.au", ("site.com.au",)),
+        ("web1.lan", "com corp.example", ("corp.example", "lan")),
+        ("web1", ".", ()),
+    ],
 )
 def test_what_the_public_holds_is_no_domain_of_the_site(name: str, search: str, domains: tuple[str, ...]) -> None:
     host = Files({RESOLV_CONF: f"search {search}\n", "/proc/sys/kernel/hostname": f"{name}\n"})
