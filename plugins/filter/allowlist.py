@@ -23,8 +23,9 @@ def allowlist(
 ) -> str:
     """Render a list of domains. Raises AnsibleFilterError with every problem."""
     problems = []
-    if isinstance(domains, str) or not isinstance(domains, t.Iterable):
-        raise AnsibleFilterError(f"allowlist: a list of domains is needed, not {domains!r}")
+    for what, given in (("domains", domains), ("upstreams", upstreams), ("local_domains", local_domains)):
+        if isinstance(given, str) or not isinstance(given, t.Iterable):
+            raise AnsibleFilterError(f"allowlist: a list of {what} is needed, not {given!r}")
     for where, texts, read in (("domains", domains, normalise), ("local_domains", local_domains, local_domain)):
         for index, name in enumerate(texts):
             try:

@@ -99,6 +99,8 @@ def test_hostile_texts_are_refused_all_in_one_error(form: str) -> None:
     ("arguments", "options", "message"),
     [
         ((".agora.io",), {}, "a list of domains is needed, not '.agora.io'"),
+        ((DOMAINS,), {"local_domains": "lan"}, "a list of local_domains is needed, not 'lan'"),
+        ((DOMAINS, "dnsmasq"), {"upstreams": "192.0.2.53"}, "a list of upstreams is needed"),
         ((DOMAINS, "bind"), {}, "form: 'bind' is not one of rpz, unbound, dnsmasq, suffixes, wildcards"),
         ((DOMAINS, "unbound"), {"others": "drop"}, "others: 'drop' is not one of refuse, nxdomain, resolve"),
         ((DOMAINS, "dnsmasq"), {}, "upstreams is empty"),
