@@ -29,6 +29,7 @@ __all__ = [
     "Planned",
     "View",
     "Wish",
+    "agora_ports",
     "make_plan",
     "read_name",
     "read_wish",
@@ -258,6 +259,20 @@ def read_wish(*, name: str, low: int | None, high: int | None, count: int, layou
     return Wish(name, low or default_low, high or default_high, count, layout)
 
 
+def agora_ports(by_sdk: t.Mapping[str, t.Mapping[str, t.Any]]) -> tuple[tuple[str, PortSet], ...]:
+    """The UDP ports that a plan leaves to the SDKs of the host, from what Agora published for each (`by_sdk`).
+
+    The lists do not always say whose side a port is on: 4000-4030 is local in one edition (57e34fb33641). A range that
+    holds the very ports that Agora recommends for recording (Web's 10000-65535) can only mean Agora's side.
+    """
+    recommended = PortSet.of(DEFAULT_RANGE)
+    found = []
+    for sdk, published in by_sdk.items():
+        listed = PortSet.of(*(pair for text in published["udp"] + published["udp_duplex"] for pair in _ranges(text)))
+        found.append((sdk, PortSet.of(*(pair for pair in listed.ranges if not PortSet.of(pair) & recommended))))
+    return tuple(found)
+
+
 def read_name(name: str) -> t.Iterator[Problem]:
     """What is wrong with the name of a plan."""
     if not _NAME.fullmatch(name):
@@ -295,7 +310,7 @@ def make_plan(wish: Wish, view: View) -> Planned:
     """
     asked = (wish.low, wish.high)
     pairs, capacity, conflicts = _lay_out(wish, view)
-    advice = asked if not conflicts and wish.count <= capacity else _advise(wish, view)
+    advice = asked if not conflicts and wish.count <= capacity else _advise(wish, view, conflicts)
     problems = list(_against(wish, conflicts, capacity, advice))
     if problems:
         raise RequestError(problems)
@@ -309,7 +324,7 @@ def standing(plan: Plan, view: View) -> Planned:
     wish = Wish(plan.name, *asked, len(plan.pairs), plan.layout)
     capacity = _lay_out(wish, view)[1]
     conflicts = _conflicts(plan.name, plan.layout, asked, plan.pairs, view)
-    advice = _advise(wish, view) if conflicts else asked
+    advice = _advise(wish, view, conflicts) if conflicts else asked
     return Planned(plan, capacity, conflicts, advice, tuple(_notices(plan, view)))
 
 
@@ -337,14 +352,13 @@ def _kept(wish: Wish, view: View) -> dict[int, Pair]:
     if before is None or before.layout != "per_process":
         return {}
     kept: dict[int, Pair] = {}
-    used = PortSet()
+    blocked = _fixed(view)
     for number, pair in enumerate(before.pairs[: wish.count], start=1):
         ports = PortSet.of(pair)
         strangers = any(bound.port in ports and not bound.belongs(pair, wish.name, number) for bound in view.bound)
-        blocked = used | _fixed(view)
         if len(ports) >= WIDTH and not (ports - PortSet.of((wish.low, wish.high)) or ports & blocked or strangers):
             kept[number] = pair
-            used |= ports
+            blocked |= ports
     return kept
 
 
@@ -370,10 +384,13 @@ def _needed(wish: Wish) -> int:
     return max(wish.count * PORTS_PER_PROCESS, WIDTH)
 
 
-def _advise(wish: Wish, view: View) -> Pair | None:
+def _advise(wish: Wish, view: View, conflicts: t.Sequence[Conflict]) -> Pair | None:
     """The free range that would do, nearest to the asked one: of the same size if there is one."""
-    asked = (wish.low, wish.high)
-    taken = _fixed(view) | PortSet.of(*(bound.port for bound in view.bound if not bound.belongs(asked, wish.name)))
+    # Within the asked range the plan's own recorders are no conflict.
+    asked = PortSet.of((wish.low, wish.high))
+    taken = _fixed(view) | PortSet.of(*(bound.port for bound in view.bound if bound.port not in asked))
+    for conflict in conflicts:
+        taken |= conflict.ports
     needed = _needed(wish)
     for size in (max(needed, wish.high - wish.low + 1), needed):
         starts = [
