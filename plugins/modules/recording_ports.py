@@ -247,6 +247,10 @@ reservation:
       description: Whether the kernel has it.
       type: bool
       sample: true
+    at_boot:
+      description: Whether RV(reservation.path) says what it is to say.
+      type: bool
+      sample: true
     path:
       description: The file that sets it at boot.
       type: str

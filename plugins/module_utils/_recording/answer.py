@@ -97,6 +97,7 @@ def _result(seen: Seen, planned: Planned | None) -> tuple[dict[str, t.Any], list
         "reservation": {
             "live": ",".join(reservation.live.texts()),
             "in_force": reservation.live == view.reserved,
+            "at_boot": reservation.text == seen.setting,
             "path": FILE,
             "text": reservation.text,
         },
