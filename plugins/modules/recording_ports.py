@@ -326,7 +326,7 @@ problems:
   elements: dict
   sample:
     - where: count
-      message: 300 processes need 1200 ports (4 each, and 8 at least); 40000-41000 has 1001, and 250 processes fit;
+      message: 300 processes need 1200 ports (4 each, and 8 at least); 40000-41000 has 1001, and 250 fit;
         40000-41199 would do
 """
 

@@ -421,10 +421,11 @@ def _against(wish: Wish, conflicts: t.Sequence[Conflict], capacity: int, advice:
         each = WIDTH if wish.layout == "per_process" else PORTS_PER_PROCESS
         size = wish.high - wish.low + 1
         away = [f"{conflict.ports} ({conflict.holder})" for conflict in conflicts if wish.layout == "per_process"]
+        need = "1 process needs" if wish.count == 1 else f"{wish.count} processes need"
         without = f", not counting {'; '.join(away)}" if away else ""
         text = (
-            f"{wish.count} processes need {_needed(wish)} ports ({each} each, and {WIDTH} at least); {asked} has "
-            f"{size}{without}, and {capacity} processes fit; {instead}"
+            f"{need} {_needed(wish)} ports ({each} each, and {WIDTH} at least); {asked} has {size}{without}, and "
+            f"{capacity} {'fits' if capacity == 1 else 'fit'}; {instead}"
         )
         yield Problem("count", text)
 

@@ -115,7 +115,8 @@ def test_plans_and_environments_are_read(tmp_path: Path) -> None:
         plans[name] = make_plan(Wish(name, low, low + 99, 1, "per_process"), View()).plan
         put(tmp_path, f"{FOLDER}/{name}.json", json.dumps(plans[name].data()))
         put(tmp_path, f"{FOLDER}/{name}-1.env", name)
-    put(tmp_path, f"{FOLDER}/agora-recording@.service", "")
+    for foreign in ("agora-recording@.service", "default-1.env.bak"):
+        put(tmp_path, f"{FOLDER}/{foreign}", "")
     seen = look("default", (), str(tmp_path))
     assert seen.view.previous == plans["default"]
     assert seen.view.others == (plans["a"], plans["default-1"])

@@ -44,7 +44,8 @@ def test_a_file_that_reserves_nothing_adds_nothing(text: str) -> None:
 
 
 def test_without_a_plan_there_is_no_file() -> None:
-    assert reserve(NONE, NONE, (("/etc/sysctl.d/zz.conf", f"{KEY} = 1"),)).text == ""
+    reservation = reserve(NONE, NONE, (("/etc/sysctl.d/zz.conf", f"{KEY} = 1"),))
+    assert (reservation.text, reservation.notices) == ("", ())
 
 
 def test_a_file_that_is_read_after_ours_is_told() -> None:

@@ -72,18 +72,17 @@ def test_shared_is_the_range_for_everyone() -> None:
     [
         (
             replace(SHARED, count=251),
-            "251 processes need 1004 ports (4 each, and 8 at least); 40000-41000 has 1001, and 250 processes fit; "
+            "251 processes need 1004 ports (4 each, and 8 at least); 40000-41000 has 1001, and 250 fit; "
             "40000-41003 would do",
         ),
         (
             replace(PER_PROCESS, count=126),
-            "126 processes need 1008 ports (8 each, and 8 at least); 40000-41000 has 1001, and 125 processes fit; "
+            "126 processes need 1008 ports (8 each, and 8 at least); 40000-41000 has 1001, and 125 fit; "
             "40000-41007 would do",
         ),
         (
             replace(SHARED, high=40006, count=1),
-            "1 processes need 8 ports (4 each, and 8 at least); 40000-40006 has 7, and 0 processes fit; "
-            "40000-40007 would do",
+            "1 process needs 8 ports (4 each, and 8 at least); 40000-40006 has 7, and 0 fit; 40000-40007 would do",
         ),
     ],
 )
@@ -138,6 +137,13 @@ def test_processes_come_and_go_and_the_others_keep_their_pairs() -> None:
 def test_a_pair_that_the_range_no_longer_holds_moves() -> None:
     before = make_plan(PER_PROCESS, RESERVED)
     assert again(replace(PER_PROCESS, low=40008), before).plan.pairs == ((40024, 40031), *PAIRS[1:])
+
+
+def test_pairs_that_overlap_in_a_file_are_set_apart() -> None:
+    before = make_plan(PER_PROCESS, RESERVED)
+    edited = replace(before.plan, pairs=(PAIRS[0], (40004, 40011), PAIRS[2]))
+    after = make_plan(PER_PROCESS, replace(RESERVED, previous=edited))
+    assert after.plan.pairs == PAIRS
 
 
 def recorder(port: int, low: int, high: int, plan: str = "", process: int = 0) -> Bound:
