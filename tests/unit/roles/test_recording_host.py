@@ -258,11 +258,15 @@ def within(host: NetnsHost, kind: str) -> int:
 
 
 def test_nobody_is_handed_a_reserved_port(host: NetnsHost) -> None:
+    """On a host where others have reserved nothing, so that in the end nothing is."""
+    host.sh(f"rm /etc/sysctl.d/50-site.conf; echo > {RESERVED}")
+    before = files(host)
     host.sh("echo 39000 45000 > /proc/sys/net/ipv4/ip_local_port_range")
     assert min(within(host, "SOCK_DGRAM"), within(host, "SOCK_STREAM")) > 0
     run(host, [role()])
     assert (within(host, "SOCK_DGRAM"), within(host, "SOCK_STREAM")) == (0, 0)
     run(host, [role(state="absent")])
+    assert files(host) == before
     assert within(host, "SOCK_DGRAM") > 0
 
 
