@@ -8,56 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import typing as t
-from pathlib import Path
 
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import parse_rules
 from netns import NFTABLES, NetnsHost, rule_set
-
-ROOT = Path(__file__).resolve().parents[4]
-Result = dict[str, t.Any]
-Task = dict[str, t.Any]
-
-
-def call(module: str, *, check: bool = False, **options: t.Any) -> Task:
-    """A task that has to succeed."""
-    return {f"openagora.firewall.{module}": options, "check_mode": check}
-
-
-def fail(module: str, *, interpreter: str = sys.executable, **options: t.Any) -> Task:
-    """A task that has to fail."""
-    return {**call(module, **options), "fails": True, "vars": {"ansible_python_interpreter": interpreter}}
-
-
-def play(host: NetnsHost, tasks: list[Task]) -> list[Result]:
-    """Run tasks on the host in one play, and return their results."""
-    folder = Path(host.path("/run/play"))
-    folder.mkdir(exist_ok=True)
-    lines = []
-    for number, task in enumerate(tasks):
-        name = f"result_{number}"
-        expected = {"failed_when": f"{name} is not failed"} if task.pop("fails", False) else {}
-        lines.append({**task, **expected, "register": name})
-    names = ", ".join(line["register"] for line in lines)
-    keep = {"content": f"{{{{ [{names}] | to_json }}}}", "dest": "/run/play/results.json", "mode": "0644"}
-    playbook = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "vars": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable},
-        "tasks": [*lines, {"ansible.builtin.copy": keep}],
-    }
-    (folder / "play.json").write_text(json.dumps([playbook]), encoding="utf-8")
-    environment = [
-        f"ANSIBLE_COLLECTIONS_PATH={ROOT / 'collections'}",
-        "ANSIBLE_HOME=/run/play",
-        "ANSIBLE_REMOTE_TEMP=/run/play/tmp",
-        "ANSIBLE_PIPELINING=1",
-        "LC_ALL=C.UTF-8",
-    ]
-    command = [sys.executable, "-m", "ansible", "playbook", "--inventory=localhost,", "play.json"]
-    done = host.run(["env", "--chdir=/run/play", *environment, *command])
-    assert done.code == 0, done.out + done.err
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
+from plays import Task, call, fail, play
 
 RULE = {"direction": "egress", "protocol": "tcp", "ports": ["80"]}
 EVERYTHING_WRONG: dict[str, t.Any] = {
@@ -123,6 +77,13 @@ WRONG: list[tuple[Task, list[str] | str]] = [
     (fail("apply", sdks=["web"], interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
     (fail("applied_info", interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
     (fail("catalog_info", since="2018-10-31"), ["since"]),
+    (
+        fail("recording_ports", name="a b", low=41000, high=70000, count=0, sdks=["webb"]),
+        ["name", "high", "count", "sdks[0]"],
+    ),
+    (fail("recording_ports"), ["count"]),
+    (fail("recording_ports", count=300), ["count"]),
+    (fail("recording_ports", interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
     (fail("apply", sdks=["web"]), "ended with code 4: it broke; everything is as it was before"),
 ]
 

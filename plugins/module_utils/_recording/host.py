@@ -1,0 +1,200 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of this host bears on a port plan: sockets and who holds them, kernel settings, plans, files. Impure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import re
+import typing as t
+from dataclasses import dataclass
+
+from .._host.local import LocalHost
+from .._model.messages import Problem, RequestError
+from .._model.ports import LOWEST, PortError, PortSet
+from .kernel import FILE
+from .plan import Bound, Plan, PlanError, View
+
+__all__ = ["FOLDER", "Seen", "look"]
+
+# Each plan is NAME.json here, the environment of each of its processes NAME-NUMBER.env.
+FOLDER = "/etc/openagora/recording"
+
+# In the order in which a file hides one of the same name (sysctl.d(5)).
+_SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
+
+_SIZES = (
+    "net.core.rmem_default",
+    "net.ipv4.udp_mem",
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a plan depends on, and what has to be kept in step with it.
+
+    `environments` are the files of the plan's processes by name, `settings` the files of sysctl.d but ours in the order
+    in which they are read, `setting` is ours; `sizes` are the numbers of each sysctl that matters.
+    """
+
+    view: View
+    environments: dict[str, str]
+    settings: tuple[tuple[str, str], ...]
+    setting: str
+    sizes: dict[str, list[int]]
+
+
+def look(name: str, agora: tuple[tuple[str, PortSet], ...], root: str = "") -> Seen:
+    """Look at the host. Raises RequestError for plans that cannot be read; `root` is where its /etc is, for tests."""
+    host = LocalHost()
+    plans = _plans(host, root + FOLDER)
+    low, high = _numbers(host, "net.ipv4.ip_local_port_range")
+    view = View(
+        bound=_bound(host),
+        previous=plans.pop(name, None),
+        others=tuple(plan for _name, plan in sorted(plans.items())),
+        agora=agora,
+        ephemeral=(low, high),
+        reserved=_reserved(),
+    )
+    own = re.compile(rf"{re.escape(name)}-\d+\.env")
+    environments = {
+        file: host.read(f"{root}{FOLDER}/{file}") or "" for file in _list(root + FOLDER) if own.fullmatch(file)
+    }
+    return Seen(
+        view=view,
+        environments=environments,
+        settings=tuple(_settings(host, root)),
+        setting=host.read(root + FILE) or "",
+        sizes={name: _numbers(host, name) for name in _SIZES},
+    )
+
+
+def _list(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _plans(host: LocalHost, folder: str) -> dict[str, Plan]:
+    """All plans of the host by name."""
+    plans = {}
+    problems = []
+    for file in _list(folder):
+        name, ending = posixpath.splitext(file)
+        if ending != ".json":
+            continue
+        path = f"{folder}/{file}"
+        try:
+            plans[name] = Plan.of(json.loads(host.read(path) or ""))
+            if plans[name].name != name:
+                raise PlanError(f"it is plan {plans[name].name!r}")
+        except ValueError as error:
+            problems.append(Problem(path, f"no plan can be read from it: {error}; put it right, or remove it"))
+    if problems:
+        raise RequestError(problems)
+    return plans
+
+
+def _settings(host: LocalHost, root: str) -> t.Iterator[tuple[str, str]]:
+    """The files that set sysctls at boot, but ours."""
+    paths: dict[str, str] = {}
+    for folder in _SYSCTL_FOLDERS:
+        for file in _list(root + folder):
+            if file.endswith(".conf"):
+                paths.setdefault(file, f"{folder}/{file}")
+    for _file, path in sorted(paths.items()):
+        if path != FILE:
+            yield path, host.read(root + path) or ""
+
+
+def _numbers(host: LocalHost, name: str) -> list[int]:
+    """The numbers that a sysctl holds; none where there is no such sysctl."""
+    return [int(number) for number in (host.read(f"/proc/sys/{name.replace('.', '/')}") or "").split()]
+
+
+def _reserved() -> PortSet:
+    """The reserved ports; the kernel gives them to the first read alone, however long they are."""
+    handle = os.open("/proc/sys/net/ipv4/ip_local_reserved_ports", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(handle, 1 << 20).decode("ascii").strip()
+    finally:
+        os.close(handle)
+    ranges = ((int(low), int(high or low)) for low, high in re.findall(r"(\d+)(?:-(\d+))?", text))
+    # Port 0 may be in the list, and means nothing there.
+    return PortSet.of(*((max(low, LOWEST), high) for low, high in ranges if high))
+
+
+def _bound(host: LocalHost) -> tuple[Bound, ...]:
+    """The bound UDP ports of both families; proc(5) has the format."""
+    sockets = []
+    for path in ("/proc/net/udp", "/proc/net/udp6"):
+        for line in (host.read(path) or "").splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if port:
+                sockets.append((port, fields[9]))
+    holders = _holders({inode for _port, inode in sockets if inode != "0"})
+    found = set()
+    for port, inode in sockets:
+        # A tunnel of the kernel's own (WireGuard, VXLAN) has a socket that no file leads to.
+        nobody = "the kernel" if inode == "0" else "a process that cannot be seen from here"
+        found |= {_told(port, pid) for pid in holders.get(inode, [])} or {Bound(port, nobody)}
+    return tuple(sorted(found, key=lambda bound: (bound.port, bound.pid)))
+
+
+def _holders(inodes: set[str]) -> dict[str, list[int]]:
+    """The processes that hold each of the sockets. One that ends meanwhile holds nothing."""
+    holders: dict[str, list[int]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            for file in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    target = os.readlink(f"/proc/{pid}/fd/{file}")
+                    inode = target[len("socket:[") : -1]
+                    if target.startswith("socket:[") and inode in inodes:
+                        holders.setdefault(inode, []).append(int(pid))
+    return holders
+
+
+def _told(port: int, pid: int) -> Bound:
+    """The holder of a port, and the range that it was told: on its command line, else in its environment.
+
+    --lowUdpPort and --highUdpPort are the options of Agora's own command (en/Recording/recording_cmd_cpp.md); the
+    variables are those of our environment files.
+    """
+    words = _words(f"/proc/{pid}/cmdline")
+    given = dict(word.partition("=")[::2] for word in _words(f"/proc/{pid}/environ") if "=" in word)
+    bounds = []
+    for option, variable in (("--lowUdpPort", "AGORA_LOW_UDP_PORT"), ("--highUdpPort", "AGORA_HIGH_UDP_PORT")):
+        behind = [following for word, following in zip(words, words[1:]) if word == option]
+        behind += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+        bounds.append((behind or [given.get(variable, "")])[-1])
+    told = None
+    with contextlib.suppress(PortError):
+        told = PortSet.parse("-".join(bounds)).ranges[0]
+    number = given.get("AGORA_RECORDING_PROCESS", "")
+    return Bound(
+        port,
+        (_words(f"/proc/{pid}/comm") or ["?"])[0].strip(),
+        pid,
+        told,
+        given.get("AGORA_RECORDING_PLAN", ""),
+        int(number) if re.fullmatch(r"[0-9]{1,5}", number) else 0,
+    )
+
+
+def _words(path: str) -> list[str]:
+    """What stands between the zero bytes of a file of /proc; nothing once the process is gone."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return file.read().split("\0")
+    except OSError:
+        return []

@@ -1,0 +1,309 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Role recording_host and its playbooks on throwaway hosts, with processes that hold ports as recorders do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from netns import NFTABLES, NetnsHost
+from plays import Task, call, play, run
+
+FOLDER = "/etc/openagora/recording"
+FILE = "/etc/sysctl.d/openagora-recording.conf"
+RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+OTHERS = "net.ipv4.ip_local_reserved_ports = 40500,50000\n"
+
+# Binds four UDP ports of the range that it was told, in both families, as a process of Agora's SDK does.
+_RECORDER = """
+import os, socket, sys
+low, high = (int(os.environ[f"AGORA_{end}_UDP_PORT"]) for end in ("LOW", "HIGH"))
+held = []
+for port in range(low, high + 1):
+    try:
+        for family, address in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):
+            one = socket.socket(family, socket.SOCK_DGRAM)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.bind((address, port))
+            held.append(one)
+    except OSError:
+        continue
+    if len(held) == 8:
+        break
+ports = " ".join(str(one.getsockname()[1]) for one in held)
+open(f"/run/ready-{os.environ['AGORA_RECORDING_PROCESS']}", "w").write(ports)
+sys.stdin.read()
+"""
+
+# As systemd does: the file's variables are the environment of the process.
+_START = f"""
+exec 3<&0
+for file in {FOLDER}/"$1"-*.env; do
+    (set -a; . "$file"; exec {sys.executable} -I /run/recorder.py <&3) &
+done
+wait
+"""
+
+# Lets the kernel choose a port for a number of sockets, and prints those that it chose within a range.
+_ASK = """
+import socket, sys
+kind, low, high, count = sys.argv[1], *map(int, sys.argv[2:])
+found, held = [], []
+for number in range(count):
+    one = socket.socket(socket.AF_INET6 if number % 2 else socket.AF_INET, getattr(socket, kind))
+    one.bind(("::1" if number % 2 else "127.0.0.1", 0))
+    held.append(one)
+    found.append(one.getsockname()[1])
+print(len([port for port in found if low <= port <= high]))
+"""
+
+
+@pytest.fixture
+def host() -> t.Iterator[NetnsHost]:
+    """A host on which somebody else has reserved ports, now and at boot."""
+    with NetnsHost() as host:
+        host.put("/etc/sysctl.d/50-site.conf", OTHERS)
+        host.sh(f"ip link set lo up; echo 40500,50000 > {RESERVED}")
+        yield host
+
+
+def role(**variables: t.Any) -> Task:
+    """The role for a plan, one of two processes unless it is said otherwise."""
+    given = {"count": 2, "layout": "per_process", **variables}
+    values = {f"recording_host_{name}": value for name, value in given.items()}
+    return {"ansible.builtin.include_role": {"name": "openagora.firewall.recording_host"}, "vars": values}
+
+
+def changed(said: str) -> int:
+    """How many tasks of a play changed something."""
+    found = re.search(r"changed=(\d+)", said)
+    assert found, said
+    return int(found[1])
+
+
+def files(host: NetnsHost) -> dict[str, str]:
+    """All files of ours, and what is reserved."""
+    listed = host.sh(f"find /etc/openagora /etc/sysctl.d -type f 2>/dev/null | sort; echo {RESERVED}").split()
+    return {path: host.sh(f"cat '{path}'") for path in listed}
+
+
+@contextlib.contextmanager
+def recorders(host: NetnsHost, name: str = "default") -> t.Iterator[dict[int, list[int]]]:
+    """Recorders with the environments of a plan, while the block lasts: the ports of each."""
+    host.put("/run/recorder.py", _RECORDER)
+    count = int(host.sh(f"rm -f /run/ready-*; ls {FOLDER}/{name}-*.env | wc -l"))
+    process = host.start(["sh", "-c", _START, "sh", name])
+    try:
+        deadline = time.monotonic() + 60
+        ready: list[str] = []
+        while len(ready) < count:
+            assert time.monotonic() < deadline, "the recorders have not come up"
+            time.sleep(0.05)
+            ready = host.sh("find /run -maxdepth 1 -name 'ready-*' -size +0").split()
+        yield {int(file.rpartition("-")[2]): [int(port) for port in host.sh(f"cat {file}").split()] for file in ready}
+    finally:
+        process.communicate()
+
+
+@contextlib.contextmanager
+def stranger(host: NetnsHost, port: int) -> t.Iterator[None]:
+    """A program that holds a UDP port while the block lasts."""
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        f"s.bind(('127.0.0.1', {port})); open('/run/held', 'w').write('x'); sys.stdin.read()"
+    )
+    process = host.start([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 20
+        while not host.exists("/run/held"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield
+    finally:
+        process.communicate()
+        host.sh("rm /run/held")
+
+
+def test_from_nothing_to_nothing(host: NetnsHost) -> None:
+    before = files(host)
+    checked = run(host, [role()], "--check", "--diff")
+    assert files(host) == before
+    assert '+            "low": 40008' in checked
+    assert "+net.ipv4.ip_local_reserved_ports = 40000-41000,50000" in checked
+
+    show = {"ansible.builtin.debug": {"msg": "open: {{ agora_recording_port_ranges | join(' and ') }}"}}
+    said = run(host, [role(), show])
+    assert "open: 40000-40015" in said
+    assert "net.core.rmem_default: " in said
+    assert changed(checked) == changed(said) > 0
+    live = files(host)
+    assert live[RESERVED] == "40000-41000,50000\n"
+    assert live[FILE].endswith("\nnet.ipv4.ip_local_reserved_ports = 40000-41000,50000\n")
+    assert live[f"{FOLDER}/default-2.env"].splitlines()[1:] == [
+        "AGORA_RECORDING_PLAN=default",
+        "AGORA_RECORDING_PROCESS=2",
+        "AGORA_LOW_UDP_PORT=40008",
+        "AGORA_HIGH_UDP_PORT=40015",
+    ]
+    plan = json.loads(live[f"{FOLDER}/default.json"])
+    assert plan["processes"][1] == {"process": 2, "low": 40008, "high": 40015}
+
+    again = run(host, [role()])
+    assert (changed(again), files(host)) == (0, live)
+
+    # What somebody changes by hand is told by check mode, and put right.
+    host.sh(f"echo 40500,50000 > {RESERVED}; rm {FOLDER}/default-1.env")
+    assert changed(run(host, [role()], "--check")) == 2
+    assert changed(run(host, [role()])) == 2
+    assert files(host) == live
+
+    # At the next boot, the kernel gets what the files say.
+    host.sh(f"echo > {RESERVED}; sysctl --quiet --load=/etc/sysctl.d/50-site.conf --load={FILE}")
+    assert files(host) == live
+
+    gone = run(host, [role(state="absent")], "--check")
+    assert files(host) == live
+    assert changed(gone) > 0
+    run(host, [role(state="absent")])
+    assert files(host) == before
+    assert not host.exists("/etc/openagora")
+    assert changed(run(host, [role(state="absent")])) == 0
+
+
+def test_two_plans(host: NetnsHost) -> None:
+    """Each has its own range; what is open and reserved is that of both; one goes and leaves the other."""
+    before = files(host)
+    other = role(name="default-1", range="42000-42099", layout="shared", count=1)
+    show = {"ansible.builtin.debug": {"msg": "{{ agora_recording_port_ranges | join(' and ') }}"}}
+    assert "40000-40015 and 42000-42099" in run(host, [role(), other, show])
+    both = files(host)
+    assert both[RESERVED] == "40000-41000,42000-42099,50000\n"
+    assert changed(run(host, [other, role()])) == 0
+
+    said = run(host, [role(name="third")], succeeds=False)
+    assert "40000-41000 overlaps" in said
+    assert files(host) == both
+
+    run(host, [role(state="absent")])
+    left = files(host)
+    assert left[RESERVED] == "40500,42000-42099,50000\n"
+    assert {path for path in left if "default-1" in path} == {f"{FOLDER}/default-1.json", f"{FOLDER}/default-1-1.env"}
+    assert f"{FOLDER}/default-1.json" in left
+    run(host, [role()])
+    run(host, "close_agora.yml", "--extra-vars=agora_hosts=localhost")
+    assert files(host) == before
+
+
+def test_what_is_wrong_changes_nothing(host: NetnsHost) -> None:
+    before = files(host)
+    wrong = {
+        "count: is 0; say how many": role(count=0),
+        "high: is missing beside low, 40000": role(range="40000"),
+        "low: 41000 is above high, 40000": role(range="41000-40000"),
+        "126 processes need 1008 ports": role(count=126),
+    }
+    for text, task in wrong.items():
+        assert text in run(host, [task], succeeds=False)
+    with stranger(host, 40100):
+        assert "UDP 40100 of 40000-41000 is held by" in run(host, [role(layout="shared")], succeeds=False)
+    assert files(host) == before
+
+
+def test_a_long_list_of_others_survives(host: NetnsHost) -> None:
+    """The kernel takes and gives it in pieces, or in one."""
+    ports = ",".join(str(port) for port in range(10001, 30000, 2))
+    host.sh(f"dd bs=1M iflag=fullblock status=none of={RESERVED}", stdin=ports)
+    run(host, [role()])
+    assert play(host, [call("recording_ports")])[0]["reservation"]["in_force"]
+    run(host, [role(state="absent")])
+    assert ",".join(play(host, [call("recording_ports", count=1)])[0]["reserved"]) == ports
+
+
+@pytest.mark.parametrize("layout", ["shared", "per_process"])
+def test_recorders_get_their_ports_and_stay_while_others_come(host: NetnsHost, layout: str) -> None:
+    run(host, [role(count=5, layout=layout)])
+    with recorders(host) as held:
+        assert {len(ports) for ports in held.values()} == {8}
+        taken = {process: set(ports) for process, ports in held.items()}
+        assert sum(len(ports) for ports in taken.values()) == len(set().union(*taken.values())) == 20
+        (found,) = play(host, [call("recording_ports")])
+        assert {one["process"] for one in found["bound"] if one["own"]} == set(held)
+        assert (len(found["bound"]), found["conflicts"]) == (5, [])
+        pairs = found["processes"]
+        if layout == "per_process":
+            for one in pairs:
+                assert taken[one["process"]] <= set(range(one["low"], one["high"] + 1))
+            with stranger(host, pairs[1]["low"] + 6):
+                run(host, [role(count=7)])
+            (found,) = play(host, [call("recording_ports")])
+            moved = [one["process"] for one, was in zip(found["processes"], pairs) if one != was]
+            assert (len(found["processes"]), moved) == (7, [2])
+        else:
+            assert changed(run(host, [role(count=7, layout=layout)])) == 2
+
+
+def within(host: NetnsHost, kind: str) -> int:
+    """How many of 3000 sockets that ask the kernel for a port get one of the range."""
+    return int(host.run([sys.executable, "-c", _ASK, kind, "40000", "41000", "3000"]).out)
+
+
+def test_nobody_is_handed_a_reserved_port(host: NetnsHost) -> None:
+    """On a host where others have reserved nothing, so that in the end nothing is."""
+    host.sh(f"rm /etc/sysctl.d/50-site.conf; echo > {RESERVED}")
+    before = files(host)
+    host.sh("echo 39000 45000 > /proc/sys/net/ipv4/ip_local_port_range")
+    assert min(within(host, "SOCK_DGRAM"), within(host, "SOCK_STREAM")) > 0
+    run(host, [role()])
+    assert (within(host, "SOCK_DGRAM"), within(host, "SOCK_STREAM")) == (0, 0)
+    run(host, [role(state="absent")])
+    assert files(host) == before
+    assert within(host, "SOCK_DGRAM") > 0
+
+
+def test_the_playbooks_open_what_is_planned_and_check_it(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.sh("ip addr add 192.0.2.1/24 dev out0; ip link set out0 up; ip link set in0 up")
+    given = ["--extra-vars=agora_hosts=localhost agora_sdks=recording agora_recording_count=3"]
+    given.append("--extra-vars=agora_recording_layout=per_process agora_prove=true")
+    said = run(host, "open_agora.yml", *given)
+    assert "40000-40023" in said
+    assert not re.search(r"40000-41000(?! lies)", host.sh("nft list ruleset"))
+    run(host, "prove_agora.yml", *given)
+    with recorders(host):
+        said = run(host, "check_recording.yml", "--extra-vars=agora_hosts=localhost")
+        assert "a recorder that was told 40016-40023" in said
+        # Whatever is not as it should be fails it.
+        with stranger(host, 40030):
+            said = run(host, "check_recording.yml", succeeds=False)
+            assert "40030" in said
+        host.sh(f"cp {FILE} /run/kept; echo > {FILE}")
+        run(host, "check_recording.yml", succeeds=False)
+        host.sh(f"cp /run/kept {FILE}; echo 50000 > {RESERVED}")
+        run(host, "check_recording.yml", succeeds=False)
+        run(host, [role(count=3)])
+        NFTABLES.insert(host, "input", "udp dport 51820 accept")
+        run(host, "check_recording.yml", succeeds=False)
+        run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}")
+        NFTABLES.insert(host, "input", "udp dport 40001 drop")
+        run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}", succeeds=False)
+
+
+def test_the_example_unit_is_one_that_systemd_takes(host: NetnsHost, tmp_path: Path) -> None:
+    run(host, [role()])
+    text = host.sh(f"cat {FOLDER}/agora-recording@.service")
+    unit = tmp_path / "agora-recording@.service"
+    unit.write_text(text.replace("/opt/agora-recording/recorder_local", "/bin/true"))
+    argv = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "agora-recording@default-1.service")]
+    (tmp_path / "agora-recording@default-1.service").symlink_to(unit)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
