@@ -63,11 +63,13 @@ class Resolver:
     """A resolver that the role can set up: where its own files are, and what in them would undo the allowlist.
 
     With what `excludes` matches beside our settings it does not start, although its own test of files finds no fault.
+    With what `renames` matches it runs as another user than its package's, who alone may ask others with `enforce`.
     """
 
     folders: tuple[str, ...]
     files: str
     answers_all: re.Pattern[str]
+    renames: re.Pattern[str]
     excludes: re.Pattern[str] | None = None
 
 
@@ -77,6 +79,7 @@ RESOLVERS = {
         files="/etc/dnsmasq.conf /etc/dnsmasq.d/*",
         # A server without a domain answers every name, so does one for `#` or `*`. `local` is another word for it.
         answers_all=re.compile(r"^\s*(?:server|local|address)\s*=\s*(?:[^/\s]|/(?:[^/\s]+/)*[#*]?/\S)"),
+        renames=re.compile(r"^\s*user\s*=(?!\s*dnsmasq\s*(?:#.*)?$)"),
         excludes=re.compile(r"^\s*bind-interfaces\b"),
     ),
     "unbound": Resolver(
@@ -86,6 +89,7 @@ RESOLVERS = {
         answers_all=re.compile(
             r"""^\s*(?:local-zone:\s*["']?\.["']?\s|(?:[a-z]+-zone:\s*)?name:\s*["']?\.["']?\s*(?:\#.*)?$)"""
         ),
+        renames=re.compile(r"""^\s*username:(?!\s*["']?unbound["']?\s*(?:\#.*)?$)"""),
     ),
 }
 
@@ -276,7 +280,7 @@ def _clash(held: str, own: str) -> bool:
     return ipaddress.ip_address(held).is_unspecified or ipaddress.ip_address(held) == ipaddress.ip_address(own)
 
 
-def _undoing(host: Host, resolver: Resolver, others: str) -> t.Iterator[Problem]:
+def _undoing(host: Host, resolver: Resolver, wish: Wish) -> t.Iterator[Problem]:
     """What in the resolver's other files is about every name, so that the allowlist would be none, or excludes ours."""
     for path in host.run(["sh", "-c", f"ls -d {resolver.files}"]).out.splitlines():
         # A folder among them cannot be read.
@@ -284,7 +288,10 @@ def _undoing(host: Host, resolver: Resolver, others: str) -> t.Iterator[Problem]
         for number, line in enumerate(() if OURS in text else text.splitlines(), 1):
             if resolver.excludes and resolver.excludes.match(line):
                 yield Problem(f"{path}:{number}", f"{line.strip()!r} excludes bind-dynamic, which is ours; take it out")
-            if others != "resolve" and resolver.answers_all.match(line):
+            if wish.enforce and "host" in wish.placement and resolver.renames.match(line):
+                why = "is another user than the one whom enforce lets ask other servers; take it out"
+                yield Problem(f"{path}:{number}", f"{line.strip()!r} {why}")
+            if wish.others != "resolve" and resolver.answers_all.match(line):
                 why = f"{line.strip()!r} is about every name and would undo the allowlist; take it out, or set others: "
                 yield Problem(f"{path}:{number}", f"{why}resolve")
 
@@ -423,7 +430,7 @@ def fulfil(host: Host, wish: Wish, passage: Passage) -> dict[str, t.Any]:
     # One that the role has set up before goes when the other comes.
     problems += _taken(host, {wish.resolver, *_present(host)}, listen)
     problems += _in_the_way(host, wish, passage, names, listen)
-    problems += _undoing(host, resolver, wish.others)
+    problems += _undoing(host, resolver, wish)
     if problems:
         raise RequestError(problems)
     return {

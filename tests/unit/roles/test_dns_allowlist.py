@@ -208,6 +208,23 @@ def test_files_go_whether_or_not_the_unit_is_there() -> None:
     assert [task["name"] for task in tasks if "when" in task] == ["Unload them", "Let systemd forget the unit"]
 
 
+@pytest.mark.parametrize("file", ["unenforce", "use_former", "unconfigure"])
+@pytest.mark.parametrize(
+    ("said", "changed"), [("skipped, since /etc/folder does not exist", False), ("", False), ("/etc/folder", True)]
+)
+def test_a_folder_that_is_not_there_is_no_change(file: str, said: str, *, changed: bool) -> None:
+    """The module says so where `removes` is not met, and what it says is its stdout."""
+    waiting, found = yaml.safe_load((ROLE / "tasks" / f"{file}.yml").read_text()), []
+    while waiting:
+        task = waiting.pop()
+        waiting += task.get("block", [])
+        found += [task["changed_when"]] if task.get("register") == "dns_allowlist_folder" else []
+    environment = Environment(autoescape=True)
+    environment.tests["match"] = lambda text, pattern: bool(re.match(pattern, text))
+    (condition,) = found
+    assert environment.compile_expression(condition)(dns_allowlist_folder={"stdout": said}) is changed
+
+
 @pytest.mark.parametrize(("listing", "state"), [(0, "started"), (1, "restarted")])
 def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: str) -> None:
     """`nft -f /etc/nftables.conf` takes them away, and systemd does not know."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 import pytest
@@ -244,6 +245,24 @@ def test_what_is_about_every_name(resolver: str, path: str, line: str, *, undoes
             fulfil(host, Wish(resolver), Passage())
     else:
         fulfil(host, Wish(resolver), Passage())
+
+
+@pytest.mark.parametrize(
+    ("resolver", "path", "line", "renames"),
+    [
+        ("dnsmasq", "/etc/dnsmasq.d/site", "user=nobody", True),
+        ("dnsmasq", "/etc/dnsmasq.d/site", "user = dnsmasq # ours", False),
+        ("unbound", "/etc/unbound/unbound.conf.d/site.conf", '  username: ""', True),
+        ("unbound", "/etc/unbound/unbound.conf.d/site.conf", '  username: "unbound"', False),
+    ],
+)
+def test_a_resolver_that_runs_as_another_user_could_ask_nobody(
+    resolver: str, path: str, line: str, *, renames: bool
+) -> None:
+    host = Files({RESOLV_CONF: PLAIN, path: line})
+    fulfil(host, Wish(resolver), Passage())
+    with pytest.raises(RequestError, match=f"^{path}:1: .* another user") if renames else contextlib.nullcontext():
+        fulfil(host, Wish(resolver, use_here=True, enforce=True), Passage())
 
 
 @pytest.mark.parametrize(
