@@ -10,7 +10,7 @@ ARGS ?=# open-agora, unit, sanity, scenario, benchmark: further arguments of the
 NAME ?= nftables# scenario: which one
 
 VENV := .venv
-SCENARIOS := iptables nftables ufw firewalld bullseye dns_dnsmasq dns_unbound
+SCENARIOS := iptables nftables ufw firewalld bullseye dns_dnsmasq dns_unbound confirm
 SUITES := bullseye bookworm trixie bullseye-ufw bookworm-ufw trixie-ufw \
 	bookworm-dns trixie-dns
 STAGES := lint unit sanity docs package demo images $(addprefix scenario-,$(SCENARIOS))
@@ -73,7 +73,7 @@ images: $(addprefix image-,$(SUITES)) ## Make the images of the test hosts
 image-%: system-dev
 	$(SUDO) $(PYTHON) tests/images/build $*
 
-scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld, bullseye, dns_dnsmasq or dns_unbound
+scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld, bullseye, dns_dnsmasq, dns_unbound or confirm
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
 	$(SUDO) env PATH="$(PATH)" TEST_HOST_GROUP=$* molecule test --scenario-name $* $(ARGS)

@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     hosts = [
         host
         for host in LISTED[module.parents[1].name]["hosts"]
-        if module.stem in ("test_contract", "test_dns", f"test_{profile_of(host).name}")
+        if module.stem in ("test_contract", "test_dns", "test_confirm", f"test_{profile_of(host).name}")
     ]
     if "target" in metafunc.fixturenames:
         metafunc.parametrize("target", hosts, indirect=True, scope="session")

@@ -21,7 +21,7 @@ if t.TYPE_CHECKING:
     from ._backends.contract import Backend, Host, Outcome, Place
     from ._model.rules import Rule
 
-__all__ = ["Live", "Prepared", "look", "prepare"]
+__all__ = ["Live", "OneLook", "Prepared", "look", "prepare"]
 
 _FORWARDING = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
 
@@ -48,7 +48,7 @@ class Live:
     unnamed: tuple[tuple[str, int], ...] = ()
 
 
-class _Look:
+class OneLook:
     """A host asked each question once: a whole plan comes from one look, and no command runs twice for it."""
 
     def __init__(self, host: Host) -> None:
@@ -138,7 +138,7 @@ def _hindrances(
 
 def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
     """The plan that makes the host hold exactly these rules, or none of ours (None). Raises BackendError."""
-    host = _Look(host)
+    host = OneLook(host)
     booting = boot.read(host)
     if rules is None:
         steps, before = _gone(_others(host, ""))
@@ -176,7 +176,7 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
 
 def look(host: Host) -> Live:
     """What of ours is live, read from the host's firewalls and files. Raises BackendError."""
-    host = _Look(host)
+    host = OneLook(host)
     places = {}
     names = []
     files: list[str] = []

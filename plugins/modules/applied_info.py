@@ -55,6 +55,13 @@ rules:
   type: list
   elements: dict
   sample: [{direction: egress, protocol: udp, scope: any, ports: ["3478"], sdks: {web: ["3478"]}}]
+pending:
+  description:
+    - The change that waits for its confirmation, see option C(confirm_within) of M(openagora.firewall.apply). It has
+      C(seconds_left), after which it is undone.
+  returned: while one waits
+  type: dict
+  sample: {seconds_left: 42.5}
 files:
   description: The files of ours on the host.
   returned: success
@@ -83,6 +90,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._apply import look
 from ..module_utils._front import errors_to_user, require_root
 from ..module_utils._host.local import LocalHost
+from ..module_utils._host.rollback import pending
 
 
 def main() -> None:
@@ -91,6 +99,7 @@ def main() -> None:
     require_root(module)
     with errors_to_user(module):
         live = look(LocalHost())
+    waiting = pending()
     module.exit_json(
         changed=False,
         backends=list(live.backends),
@@ -98,6 +107,7 @@ def main() -> None:
         files=list(live.files),
         address_sets=list(live.address_sets),
         unnamed=[{"address": address, "port": port} for address, port in live.unnamed],
+        **({"pending": {"seconds_left": round(waiting.left, 1)}} if waiting else {}),
     )
 
 

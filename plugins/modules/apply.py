@@ -43,9 +43,23 @@ options:
     description:
       - V(present) makes the host hold exactly the rules asked for.
       - V(absent) takes everything of this collection away, from all backends and from the boot sequence.
+      - V(restored) makes the host hold again what it held before the last change that was confirmed, see
+        O(confirm_within). It takes no other options but that one; done twice it is where it began.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, restored]
     default: present
+  confirm_within:
+    description:
+      - Seconds within which a change has to be confirmed; 0 is never.
+      - Before anything is changed the host sets a timer of its own, which undoes all of it. When the change is made,
+        the controller opens a fresh connection (no multiplexed one), and only if that works takes the timer away.
+        Otherwise the host brings back what was and the task fails. So it does when the controller dies, and at the next
+        boot.
+      - Over a connection that crosses no network, such as C(local) or that of a container, it is confirmed at once,
+        with a notice.
+      - While a change waits another one is refused. RV(openagora.firewall.applied_info#module:pending) tells.
+    type: int
+    default: 0
   backend:
     description:
       - The firewall to put the rules into. V(auto) takes the one that is in force, see RV(backend).
@@ -118,6 +132,17 @@ EXAMPLES = r"""
     recording_targets: [10.20.0.5]
   become: true
 
+- name: The same, undone within a minute unless a fresh connection works
+  openagora.firewall.apply:
+    sdks: [web, native]
+    confirm_within: 60
+  become: true
+
+- name: Go back to what was before that
+  openagora.firewall.apply:
+    state: restored
+  become: true
+
 - name: Everything of ours goes
   openagora.firewall.apply:
     state: absent
@@ -138,6 +163,11 @@ backend:
       description: Why it is the one.
       type: str
       sample: nftables table inet filter chain output stops what is needed
+confirmed:
+  description: Whether a fresh connection has confirmed the change.
+  returned: with O(confirm_within), when something changed
+  type: bool
+  sample: true
 rules:
   description:
     - All rules that the host holds after this (in check mode would hold), in the form of
@@ -198,7 +228,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._apply import prepare
+from ..module_utils._apply import OneLook, look, prepare
 from ..module_utils._front import (
     REQUEST_OPTIONS,
     compile_options,
@@ -208,16 +238,21 @@ from ..module_utils._front import (
     require_root,
     tell,
 )
-from ..module_utils._host.local import LocalHost, carry_out, lock
+from ..module_utils._host.local import LocalHost, lock
+from ..module_utils._host.rollback import change, finish, former
 from ..module_utils._model.messages import Notice, Problem, RequestError
 from ..module_utils._model.rules import Passage, RuleSet, newly_open, parse_rules
 
 
 def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]]:
     """The rules that the options ask for (None: none of ours). Raises RequestError with the problems of all options."""
-    if params["state"] == "absent":
-        return None, ()
     problems: list[Problem] = []
+    if params["confirm_within"] < 0:
+        problems.append(Problem("confirm_within", f"{params['confirm_within']} is negative; seconds, or 0 for never"))
+    if params["state"] != "present":
+        if problems:
+            raise RequestError(problems)
+        return restored() if params["state"] == "restored" else (None, ())
     rules = RuleSet()
     notices: tuple[Notice, ...] = ()
     networks: tuple[str, ...] = ()
@@ -246,13 +281,23 @@ def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]
     return rules.ingress_from(networks).placed(params["placement"], passage), notices
 
 
+def restored() -> tuple[RuleSet | None, tuple[Notice, ...]]:
+    """The rules that were there before the last confirmed change. Raises RequestError when none is known."""
+    before = former()
+    if before is None:
+        text = "restored needs a change that was confirmed (confirm_within), and none is known on this host"
+        raise RequestError([Problem("state", text)])
+    return RuleSet.of_data(before) if before else None, ()
+
+
 def main() -> None:
     """Plan, carry out unless in check mode, and return what the plan says."""
     module = AnsibleModule(
         argument_spec={
             **REQUEST_OPTIONS,
             "rules": {"type": "list", "elements": "dict"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "restored"], "default": "present"},
+            "confirm_within": {"type": "int", "default": 0},
             "backend": {
                 "type": "str",
                 "choices": ["auto", "firewalld", "ufw", "iptables", "nftables"],
@@ -271,11 +316,16 @@ def main() -> None:
     with errors_to_user(module):
         rules, notices = wanted(module.params)
         require_root(module)
-        host = LocalHost()
+        confirm = ""
         with contextlib.nullcontext() if module.check_mode else lock():
-            prepared = prepare(host, rules, backend=module.params["backend"])
             if not module.check_mode:
-                carry_out(host, prepared.plan.steps)
+                finish()
+            host = LocalHost()
+            there = OneLook(host)
+            prepared = prepare(there, rules, backend=module.params["backend"])
+            if not module.check_mode:
+                seconds = module.params["confirm_within"]
+                confirm = change(host, prepared.plan.steps, seconds=seconds, former=lambda: look(there).rules.data())
     plan = prepared.plan
     result = {
         "changed": bool(plan.steps),
@@ -285,6 +335,9 @@ def main() -> None:
         "diff": {"prepared": plan.text()},
         "notices": tell(module, (*notices, *prepared.notices)),
     }
+    if confirm:
+        # For the action plugin, which runs it over a fresh connection.
+        result.update(confirm=confirm)
     if rules is not None:
         result.update(backend={"name": prepared.backend, "reason": prepared.reason}, effective=prepared.effective)
     module.exit_json(**result)

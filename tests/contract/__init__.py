@@ -6,4 +6,6 @@
 import pytest
 
 # Modules of the suite are no test modules by name, and explain their assertions all the same.
-pytest.register_assert_rewrite("contract.dns", "contract.firewalld", "contract.lab", "contract.suite")
+pytest.register_assert_rewrite(
+    "contract.confirm", "contract.dns", "contract.firewalld", "contract.lab", "contract.suite"
+)

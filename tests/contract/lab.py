@@ -44,9 +44,9 @@ SETS = ("tcp4", "tcp6", "udp4", "udp6")
 Ports = dict[str, set[int]]
 
 
-def tool(name: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's commands, that of this Python's environment."""
-    argv = [str(pathlib.Path(sys.executable).with_name(name)), *arguments]
+def tool(name: str, *arguments: str, stdin: str = "", before: t.Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's commands, that of this Python's environment; `before` are words before it."""
+    argv = [*before, str(pathlib.Path(sys.executable).with_name(name)), *arguments]
     return subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
 
 

@@ -24,8 +24,8 @@ from document import SDKS
 __all__ = ["FIREWALLS", "IPTABLES", "LEGACY", "NFTABLES", "Firewall", "NetnsHost", "rule_set"]
 
 # /etc holds what the commands need, in files that belong to the host's root; its upper folder then has what a test
-# changed. /usr/local/sbin comes first in the host's PATH: a test puts there what is to stand in for a command. in0
-# and out0 are the two sides of a gateway.
+# changed. /var/lib is empty. /usr/local/sbin comes first in the host's PATH: a test puts there what is to stand in for
+# a command. in0 and out0 are the two sides of a gateway.
 _FURNISH = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -35,6 +35,7 @@ cp -r --no-dereference alternatives group ld.so.* nsswitch.conf passwd protocols
 cd /
 mount -t overlay -o lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work,userxattr overlay /etc
 mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
+mount -t tmpfs -o mode=755 tmpfs /var/lib
 ip link add in0 type veth peer name out0
 echo ready
 exec cat

@@ -139,6 +139,7 @@ def _unit(boot: Boot, *, keeps: bool) -> str:
 {_HEADER}[Unit]
 Description=Agora ports in this host's firewall
 DefaultDependencies=no
+ConditionPathExists={SCRIPT_PATH}
 After={" ".join(["local-fs.target", *boot.loaders])}
 Before={before} shutdown.target
 Wants=network-pre.target

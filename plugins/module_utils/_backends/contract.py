@@ -122,12 +122,14 @@ class Step:
     """One reversible change: `undo` brings back what was before `do`, also when `do` was carried out half.
 
     `edits` are lines for a person: what is put right in files of ours beside what the rules say (see `edits_of`).
+    `rollback` does what `undo` does when nobody knows how much of an action was carried out; none where `undo` does.
     """
 
     what: str
     do: tuple[Action, ...]
     undo: tuple[Action, ...]
     edits: tuple[str, ...] = ()
+    rollback: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True)

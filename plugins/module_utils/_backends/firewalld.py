@@ -837,7 +837,13 @@ class Firewalld:
         used = sorted({entry.service for policy in desired.config.policies.values() for entry in policy.entries})
         what = f"services {', '.join(used)}" if used else "our services and policies go"
         where = [*paths, *how]
-        return (Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo), tuple(edits)),)
+        rollback = list(undo)
+        if state.live and not desired.reload:
+            # Whatever has become of them, those too that did not have to change.
+            rollback += [_set_settings(policy, policy.entries) for policy in state.live.policies.values()]
+        return (
+            Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo), tuple(edits), tuple(rollback)),
+        )
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: firewalld loads its files before the network is up."""

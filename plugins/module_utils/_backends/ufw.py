@@ -20,12 +20,25 @@ from .._catalog import CATALOG
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import Passage, Side
-from .contract import HOOKS, Accept, BackendError, Command, Place, Step, closes, edits_of, overridden, passage_of
+from .contract import (
+    HOOKS,
+    Accept,
+    BackendError,
+    Command,
+    Place,
+    RemoveFile,
+    Step,
+    WriteFile,
+    closes,
+    edits_of,
+    overridden,
+    passage_of,
+)
 from .saveformat import HALVES, drops, gathered, multiport, options_of, parse, ports_of
 
 if t.TYPE_CHECKING:
     from .._model.rules import RuleSet
-    from .contract import Crossing, Host
+    from .contract import Action, Crossing, Host
 
 __all__ = ["Ufw"]
 
@@ -582,6 +595,21 @@ def _edits(state: State, wanted: str) -> tuple[str, ...]:
     return edits_of(_PROFILES, *("".join(parts.get(name, "") for name in kept) for parts in (before, after)))
 
 
+def _rollback(files: t.Iterable[t.Mapping[str, t.Any]], state: State) -> tuple[Action, ...]:
+    """What brings the files and the whole of ufw's live user chains back, whatever of the step was done."""
+    actions: list[Action] = []
+    for file in files:
+        path, before = file["path"], file["before"]
+        actions.append(RemoveFile(path) if before is None else WriteFile(path, before))
+    for table in (table for table in state.tables if table.live):
+        lines = []
+        for chain in map(table.chain, HOOKS):
+            lines += [f"-F {chain}", *(f"-A {chain} {spec}" for spec in table.rules.get(chain, ()))]
+        text = "\n".join(["*filter", *lines, "COMMIT", ""])
+        actions.append(Command((f"{_COMMANDS[table.family]}-restore", "--noflush", "--wait", "10"), text))
+    return tuple(actions)
+
+
 class Ufw:
     """The backend for hosts whose firewall is ufw."""
 
@@ -690,7 +718,7 @@ class Ufw:
         jobs = (json.dumps(job) for job in ({"files": files, "restores": restores}, back))
         do, undo = ((Command(argv, job),) for job in jobs)
         edits = _edits(state, desired.profiles or "")
-        return (Step(f"ufw: {what} (in {', '.join(places)})", do, undo, edits),)
+        return (Step(f"ufw: {what} (in {', '.join(places)})", do, undo, edits, _rollback(files, state)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: ufw.service loads ufw's files before the network is up."""

@@ -19,23 +19,27 @@ from .._backends.contract import BackendError, Command, Outcome, RemoveFile, Ste
 if t.TYPE_CHECKING:
     from .._backends.contract import Action
 
-__all__ = ["LocalHost", "StepError", "carry_out", "lock"]
+__all__ = ["LOCK", "PATH", "LocalHost", "StepError", "carry_out", "lock", "put"]
 
 # Where the tools of a firewall lie, also for a user or a connection whose PATH leaves the sbin folders out.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LOCK = "/run/openagora-firewall.lock"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LOCK = "/run/openagora-firewall.lock"
 _LOCK_SECONDS = 60
 
 
 class StepError(Exception):
-    """A step failed and what had been done was undone, or could not be; the message says which."""
+    """A step failed; what had been done was undone, or could not be, which the message says too."""
+
+    def __init__(self, message: str, *, undone: bool = True) -> None:
+        super().__init__(message)
+        self.undone = undone
 
 
 class LocalHost:
     """Commands and files of this host (the `Host` of the backend contract)."""
 
     def __init__(self) -> None:
-        self._environment = {**os.environ, "LC_ALL": "C", "PATH": _PATH}
+        self._environment = {**os.environ, "LC_ALL": "C", "PATH": PATH}
 
     def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
         """Run a command in the C locale; a command that is not there ends with code 127."""
@@ -55,7 +59,7 @@ class LocalHost:
 
     def which(self, name: str) -> str | None:
         """The path of a command, None when it is not installed."""
-        return shutil.which(name, path=_PATH)
+        return shutil.which(name, path=PATH)
 
     def read(self, path: str) -> str | None:
         """A file's text with its own line ends, None when it is not there. Raises BackendError if it cannot be read."""
@@ -72,7 +76,7 @@ class LocalHost:
         return os.path.lexists(path)
 
 
-def _write(path: str, text: str, mode: int) -> None:
+def put(path: str, text: str, mode: int) -> None:
     """Replace a file whole, on disk before it has its name; an SELinux label it had is kept."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o755, exist_ok=True)
@@ -110,7 +114,7 @@ def _act(host: LocalHost, action: Action) -> str:
     """Carry out one action; the text says why it failed and is empty when it did not."""
     try:
         if isinstance(action, WriteFile):
-            _write(action.path, action.text, action.mode)
+            put(action.path, action.text, action.mode)
         elif isinstance(action, RemoveFile):
             _remove(action.path)
         elif isinstance(action, Command):
@@ -125,9 +129,15 @@ def _act(host: LocalHost, action: Action) -> str:
     return ""
 
 
-def carry_out(host: LocalHost, steps: t.Sequence[Step]) -> None:
-    """Do the steps in order. When one fails, undo it and those before it, the last first, and raise StepError."""
+def carry_out(
+    host: LocalHost, steps: t.Sequence[Step], *, begin: t.Callable[[int], None] = lambda number: None
+) -> None:
+    """Do the steps in order, each after `begin` was told its number (from 0 on).
+
+    When one fails, undo it and those before it, the last first, and raise StepError.
+    """
     for number, step in enumerate(steps):
+        begin(number)
         for position, action in enumerate(step.do):
             failure = _act(host, action)
             if not failure:
@@ -138,13 +148,13 @@ def carry_out(host: LocalHost, steps: t.Sequence[Step]) -> None:
             undos = (undo for done in reversed(begun) for undo in done.undo)
             left = [problem for problem in (_act(host, undo) for undo in undos) if problem]
             state = f"undoing it failed too: {'; '.join(left)}" if left else "everything is as it was before"
-            raise StepError(f"{step.what}: {failure}; {state}")
+            raise StepError(f"{step.what}: {failure}; {state}", undone=not left)
 
 
 @contextlib.contextmanager
 def lock() -> t.Iterator[None]:
     """Hold the host's one lock for changes, so that two runs do not interleave. Raises StepError after a minute."""
-    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -153,7 +163,7 @@ def lock() -> t.Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    message = f"another run holds {_LOCK} for over {_LOCK_SECONDS} seconds; see who: fuser {_LOCK}"
+                    message = f"another run holds {LOCK} for over {_LOCK_SECONDS} seconds; see who: fuser {LOCK}"
                     raise StepError(message) from None
                 time.sleep(0.1)
         yield

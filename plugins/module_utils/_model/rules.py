@@ -194,6 +194,12 @@ def _split_by_family(rule: Rule) -> t.Iterator[Rule]:
             yield replace(rule, networks=networks, passage=replace(rule.passage, targets=targets))
 
 
+def _range(text: str) -> tuple[int, int]:
+    """The range that a set of one range gives as its text."""
+    low, _dash, high = text.partition("-")
+    return int(low), int(high or low)
+
+
 @dataclass(frozen=True, order=True)
 class RuleSet:
     """All rules of a request, at most one for each key, and the domain allowlist."""
@@ -243,6 +249,29 @@ class RuleSet:
     def data(self) -> list[dict[str, t.Any]]:
         """The rules in the form in which modules return and take them."""
         return [rule.data() for rule in self.rules]
+
+    @classmethod
+    def of_data(cls, items: t.Iterable[t.Mapping[str, t.Any]]) -> RuleSet:
+        """The rule set of which `data` gave these; what others have written is for `parse_rules`."""
+        rules = []
+        for item in items:
+            inside, outside = (
+                tuple(Side(kind, name) for side in item.get(sides, ()) for kind, name in side.items())
+                for sides in ("inside", "outside")
+            )
+            needs = {sdk: PortSet.of(*map(_range, texts)) for sdk, texts in item["sdks"].items()}
+            rules.append(
+                Rule(
+                    direction=item["direction"],
+                    protocol=item["protocol"],
+                    scope=item["scope"],
+                    networks=tuple(item.get("networks", ())),
+                    domains=DomainSet.of(*item.get("domains", ())),
+                    needs=tuple(sorted(needs.items())),
+                    passage=Passage(inside, outside, tuple(item.get("recording_targets", ()))),
+                )
+            )
+        return cls.of(rules, domains=DomainSet.of(*(name for rule in rules for name in rule.domains)))
 
 
 @dataclass(frozen=True, order=True)

@@ -1,0 +1,8 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a change that is confirmed over SSH promises, on every backend."""
+
+from contract import confirm
+
+globals().update({name: getattr(confirm, name) for name in confirm.__all__})

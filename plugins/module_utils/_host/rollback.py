@@ -1,0 +1,328 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A change that undoes itself unless it is confirmed in time.
+
+Before the change a shell script with all undo actions is written to a folder of root's alone, and a timer is set that
+runs it: a transient one of systemd, or a detached process. It depends on neither the connection nor the process that
+makes the change. At the next boot a unit runs it, which only brings files back: no rule of ours is live by then.
+
+The folder `pending` is the state of it all: to confirm is to rename it, so is to begin to restore. One of them wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import time
+import typing as t
+from dataclasses import dataclass
+
+from .._backends.contract import BackendError, RemoveFile, WriteFile
+from .local import LOCK, PATH, StepError, carry_out, put
+
+if t.TYPE_CHECKING:
+    from .._backends.contract import Action, Step
+    from .local import LocalHost
+
+__all__ = ["FOLDER", "Pending", "change", "finish", "former", "pending"]
+
+FOLDER = "/var/lib/openagora/firewall"
+UNIT = "openagora-rollback"
+_PENDING = f"{FOLDER}/pending"
+_BOOT_UNIT = f"{UNIT}-boot.service"
+_SYSTEM = "/etc/systemd/system"
+_LINK = f"{_SYSTEM}/sysinit.target.wants/{_BOOT_UNIT}"
+
+# How long the script waits for a run that is still at work, before it ends that.
+_PATIENCE = 5
+
+_BOOT = f"""\
+# Written by the Ansible collection openagora.firewall; gone when the change that waits is confirmed.
+[Unit]
+Description=Brings back what was before a change of the firewall that nobody has confirmed
+DefaultDependencies=no
+ConditionPathIsDirectory=|{_PENDING}
+ConditionPathIsDirectory=|{FOLDER}/restoring
+RequiresMountsFor={FOLDER}
+After=local-fs.target
+Before=openagora-firewall.service ufw.service firewalld.service nftables.service netfilter-persistent.service
+Before=iptables.service ip6tables.service network-pre.target sysinit.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'cd {FOLDER}; [ -d restoring ] || exec /bin/sh pending/run boot; exec /bin/sh restoring/run boot'
+"""
+
+_SCRIPT = f"""\
+#!/bin/sh
+# `run` brings back what was before the change, `run boot` does so at boot, `run held` for one who holds the lock;
+# `run confirm TOKEN` lets the change be.
+PATH={PATH} LC_ALL=C
+export PATH LC_ALL
+umask 022
+cd {FOLDER} || exit 1
+
+end() {{
+    rm -f {_LINK} {_SYSTEM}/{_BOOT_UNIT}
+    if [ -d /run/systemd/system ]; then systemctl stop {UNIT}.timer 2>/dev/null; fi
+}}
+
+mode=${{1:-}}
+if [ "$mode" = confirm ]; then
+    rm -rf confirmed
+    if [ "$(cat pending/token 2>/dev/null)" != "$2" ] || ! mv pending confirmed; then
+        echo "no change waits for this confirmation; what became of it: $(cat outcome 2>/dev/null)"
+        exit 1
+    fi
+    end
+    mv confirmed/former former.json
+    rm -rf confirmed
+    exit
+fi
+
+if [ ! "$mode" ]; then
+    # A run that is still at work, and hangs, is ended.
+    exec 9>>{LOCK}
+    if ! flock -w {_PATIENCE} 9; then
+        kill -9 "$(cat pending/process)"
+        flock -w {_PATIENCE} 9
+    fi
+fi
+mv pending restoring 2>/dev/null || [ -d restoring ] || exit 0
+failed=
+here=$PWD/restoring
+
+put() {{
+    mkdir -p "$(dirname "$3")"
+    place=$(readlink -f "$3")
+    new=$place.openagora
+    cp "$here/$1" "$new" && chmod "$2" "$new" && like "$place" "$new" && mv -f "$new" "$place" || failed="$failed $3"
+}}
+
+like() {{
+    # A file that is there keeps whose it is, and its label where there are labels.
+    if [ -e "$1" ]; then
+        chmod --reference="$1" "$2"
+        chown --reference="$1" "$2"
+        chcon --reference="$1" "$2" 2>/dev/null
+    fi
+    true
+}}
+
+remove() {{
+    rm -f "$1" || failed="$failed $1"
+    folder=$(dirname "$1")
+    while [ "$folder" != "${{folder#*openagora}}" ] && rmdir "$folder" 2>/dev/null; do folder=$(dirname "$folder"); done
+}}
+
+act() {{
+    input=$1
+    shift
+    if [ "$mode" = boot ]; then
+        # No rule is there to be taken back, and no unit can be waited for.
+        case "$1 $2" in
+        "systemctl disable" | "systemctl reenable") shift; set -- systemctl --root=/ "$@" ;;
+        *) return ;;
+        esac
+    fi
+    "$@" <"$input" || failed="$failed $1"
+}}
+
+"""
+
+_END = """
+number=$(wc -l <restoring/begun)
+while [ "$number" -gt 0 ]; do
+    "undo_$number"
+    number=$((number - 1))
+done
+echo "restored $(date -u +%Y-%m-%dT%H:%M:%SZ)${failed:+; these failed:$failed}" >outcome
+end
+rm -rf restoring
+[ ! "$failed" ]
+"""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A change that waits for its confirmation; `left` are the seconds until it is undone, 0 when that is overdue."""
+
+    left: float
+
+
+@dataclass(frozen=True)
+class _Armed:
+    """A rollback that is armed: what confirms it."""
+
+    token: str
+
+    def begin(self, number: int) -> None:
+        """Remember, on disk, that a step (from 0 on) is about to be done."""
+        with open(f"{_PENDING}/begun", "a", encoding="ascii") as file:
+            file.write(f"{number}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def confirm(self) -> str:
+        """The shell command that confirms the change; it fails when it comes too late."""
+        return f"/bin/sh {_PENDING}/run confirm {self.token}"
+
+
+def _call(action: Action, files: dict[str, str]) -> str:
+    """An action as a call of one of the script's functions; `files` gets the text that it needs."""
+    if isinstance(action, RemoveFile):
+        return f"remove {shlex.quote(action.path)}"
+    text = action.text if isinstance(action, WriteFile) else action.stdin
+    name = "/dev/null"
+    if text is not None:
+        name = f"text{len(files)}"
+        files[name] = text
+    if isinstance(action, WriteFile):
+        return f"put {name} {action.mode:o} {shlex.quote(action.path)}"
+    return f"act {name if text is None else f'$here/{name}'} {shlex.join(action.argv)}"
+
+
+def _script(steps: t.Sequence[Step]) -> dict[str, str]:
+    """The script and the texts that it needs, by file name."""
+    files: dict[str, str] = {}
+    functions = []
+    for number, step in enumerate(steps, 1):
+        calls = [_call(action, files) for action in step.rollback or step.undo] or [":"]
+        functions.append("\n    ".join([f"undo_{number}() {{", *calls]) + "\n}\n")
+    return {**files, "run": _SCRIPT + "\n".join(functions) + _END}
+
+
+def _uptime() -> float:
+    """Seconds since boot, which no change of the clock moves."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _arm(steps: t.Sequence[Step], seconds: int, former: t.Mapping[str, t.Any]) -> _Armed:
+    """Set the rollback: these steps will be undone in `seconds`. `former` is what a later undo on demand needs.
+
+    Raises BackendError when it cannot be set; nothing is left of it then.
+    """
+    token = secrets.token_hex(8)
+    new = f"{FOLDER}/new"
+    try:
+        os.makedirs(FOLDER, mode=0o700, exist_ok=True)
+        shutil.rmtree(new, ignore_errors=True)
+        os.mkdir(new, 0o700)
+        texts = {
+            **_script(steps),
+            "begun": "",
+            "token": token,
+            "process": str(os.getpid()),
+            "until": str(_uptime() + seconds),
+            "former": json.dumps(former),
+        }
+        for name, text in texts.items():
+            put(f"{new}/{name}", text, 0o600)
+        if os.path.lexists(f"{FOLDER}/outcome"):
+            os.unlink(f"{FOLDER}/outcome")
+        os.rename(new, _PENDING)
+        _set_timer(seconds)
+    except (OSError, BackendError) as error:
+        _withdraw()
+        raise BackendError(
+            f"the rollback cannot be armed: {error}; nothing was changed. Put that right, or set confirm_within to 0"
+        ) from error
+    return _Armed(token)
+
+
+def _set_timer(seconds: int) -> None:
+    run = ["/bin/sh", f"{_PENDING}/run"]
+    if not os.path.isdir("/run/systemd/system"):
+        script = f"sleep {seconds}; exec {shlex.join(run)}"
+        with open(os.devnull, "r+b") as null:
+            subprocess.Popen(  # pylint: disable=consider-using-with  # it is to live longer than this process
+                ["/bin/sh", "-c", script], stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/"
+            )
+        return
+    put(f"{_SYSTEM}/{_BOOT_UNIT}", _BOOT, 0o644)
+    os.makedirs(os.path.dirname(_LINK), exist_ok=True)
+    if not os.path.lexists(_LINK):
+        os.symlink(f"../{_BOOT_UNIT}", _LINK)
+    # Its clock is that of the kernel, which nobody can set; without the accuracy it may be a minute late.
+    timer = [f"--on-active={seconds}", "--timer-property=AccuracySec=100ms", f"--unit={UNIT}", "--collect", "--quiet"]
+    done = subprocess.run(["systemd-run", *timer, *run], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(done.stderr.strip())
+
+
+def _withdraw() -> None:
+    """Take the rollback back: nothing was changed, or all of it is undone."""
+    shutil.rmtree(_PENDING, ignore_errors=True)
+    if os.path.isdir("/run/systemd/system"):
+        subprocess.run(["systemctl", "stop", f"{UNIT}.timer"], capture_output=True, check=False)
+    for path in (_LINK, f"{_SYSTEM}/{_BOOT_UNIT}"):
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
+def change(host: LocalHost, steps: t.Sequence[Step], *, seconds: int, former: t.Callable[[], t.Any]) -> str:
+    """Do the steps, which undo themselves after `seconds` unless the shell command that is returned comes before that.
+
+    With 0 seconds, or nothing to do, they stay, and there is no command (empty text). `former` gives what a later undo
+    on demand needs. Raises BackendError when the rollback cannot be armed, StepError when a step fails.
+    """
+    if not (steps and seconds):
+        carry_out(host, steps)
+        return ""
+    armed = _arm(steps, seconds, former())
+    try:
+        carry_out(host, steps, begin=armed.begin)
+    except StepError as error:
+        if error.undone:
+            _withdraw()
+            raise
+        raise StepError(f"{error}; the host tries again in {seconds} seconds") from error
+    return armed.confirm
+
+
+def pending() -> Pending | None:
+    """The change that waits for its confirmation, if there is one."""
+    if os.path.isdir(f"{FOLDER}/restoring"):
+        return Pending(0)
+    try:
+        with open(f"{_PENDING}/until", encoding="ascii") as file:
+            return Pending(max(0.0, float(file.read()) - _uptime()))
+    except FileNotFoundError:
+        return None
+
+
+def finish() -> None:
+    """Undo now what was to be undone by now, before anything else is changed.
+
+    Its timer may have gone with the process that slept, or the power may have failed. Raises StepError while a change
+    waits, and when it cannot be undone.
+    """
+    waiting = pending()
+    if waiting is None:
+        return
+    if waiting.left:
+        raise StepError(
+            f"another change waits {waiting.left:.0f} more seconds for its confirmation, and is undone then; "
+            "run this again after that"
+        )
+    folder = "restoring" if os.path.isdir(f"{FOLDER}/restoring") else "pending"
+    done = subprocess.run(["/bin/sh", f"{FOLDER}/{folder}/run", "held"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StepError(f"a change that nobody has confirmed cannot be undone: {done.stderr.strip()}")
+
+
+def former() -> t.Any:
+    """What was before the last confirmed change, as `change` was given it; None when nothing is known."""
+    try:
+        with open(f"{FOLDER}/former.json", encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
