@@ -324,8 +324,9 @@ def main() -> None:
             there = OneLook(host)
             prepared = prepare(there, rules, backend=module.params["backend"])
             if not module.check_mode:
-                seconds = module.params["confirm_within"]
-                confirm = change(host, prepared.plan.steps, seconds=seconds, former=lambda: look(there).rules.data())
+                steps, seconds = prepared.plan.steps, module.params["confirm_within"]
+                before = look(there).rules.data() if steps and seconds else None
+                confirm = change(host, steps, seconds=seconds, former=before)
     plan = prepared.plan
     result = {
         "changed": bool(plan.steps),

@@ -205,7 +205,7 @@ def _uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _arm(steps: t.Sequence[Step], seconds: int, former: t.Mapping[str, t.Any]) -> _Armed:
+def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
     """Set the rollback: these steps will be undone in `seconds`. `former` is what a later undo on demand needs.
 
     Raises BackendError when it cannot be set; nothing is left of it then.
@@ -268,16 +268,17 @@ def _withdraw() -> None:
             os.unlink(path)
 
 
-def change(host: LocalHost, steps: t.Sequence[Step], *, seconds: int, former: t.Callable[[], t.Any]) -> str:
+def change(host: LocalHost, steps: t.Sequence[Step], *, seconds: int, former: t.Any) -> str:
     """Do the steps, which undo themselves after `seconds` unless the shell command that is returned comes before that.
 
-    With 0 seconds, or nothing to do, they stay, and there is no command (empty text). `former` gives what a later undo
-    on demand needs. Raises BackendError when the rollback cannot be armed, StepError when a step fails.
+    With 0 seconds, or nothing to do, they stay, and there is no command (empty text). `former` is what a later undo on
+    demand needs, as JSON can hold it. Raises BackendError when the rollback cannot be armed, StepError when a step
+    fails.
     """
     if not (steps and seconds):
         carry_out(host, steps)
         return ""
-    armed = _arm(steps, seconds, former())
+    armed = _arm(steps, seconds, former)
     try:
         carry_out(host, steps, begin=armed.begin)
     except StepError as error:

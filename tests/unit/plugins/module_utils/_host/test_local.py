@@ -262,7 +262,7 @@ def test_why_a_command_failed(command: Command, message: str) -> None:
 @pytest.fixture
 def lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "lock"
-    monkeypatch.setattr(local, "_LOCK", str(path))
+    monkeypatch.setattr(local, "LOCK", str(path))
     monkeypatch.setattr(local, "_LOCK_SECONDS", 0.2)
     return path
 

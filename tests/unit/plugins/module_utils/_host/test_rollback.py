@@ -43,7 +43,7 @@ try:
         rollback.finish()
         host = LocalHost()
         steps = prepare(host, RuleSet.of_data(rules), backend="auto").plan.steps
-        print(rollback.change(host, steps, seconds=seconds, former=list))
+        print(rollback.change(host, steps, seconds=seconds, former=[]))
         if ends < 0:
             sys.stdout.flush()
             signal.pause()

@@ -347,11 +347,23 @@ def test_newly_open_is_what_was_open_for_nobody(before: RuleSet, after: RuleSet)
     assert holds(parse_rules(entries)) == fresh if entries else not fresh
 
 
+def test_data_of_a_gateway_comes_back() -> None:
+    sides = (Side("interface", "eth1"), Side("source", "10.0.0.0/8")), (Side("zone", "dmz"),)
+    wanted = [
+        Rule("ingress", "udp", "networks", ("192.0.2.0/24",), needs=(("recording", PortSet.of((1, 3), 9)),)),
+        Rule("egress", "tcp", "names", domains=NAMES, needs=(("native", PortSet.of(80)), ("web", PortSet.of(80, 443)))),
+    ]
+    passage = Passage(*sides, targets=("10.0.0.5/32", "fd00::/64"))
+    rules = RuleSet.of(wanted, domains=NAMES).placed(["host", "gateway"], passage)
+    assert RuleSet.of_data(json.loads(json.dumps(rules.data()))) == rules
+
+
 @given(RULE_SETS.filter(lambda rules: bool(rules.rules)))
 def test_data_round_trip(rules: RuleSet) -> None:
     through_json = json.loads(json.dumps(rules.data()))
     parsed = parse_rules(through_json)
     assert parsed.rules == rules.rules
+    assert RuleSet.of_data(through_json) == parsed
     assert parsed.domains == (NAMES if any(rule.scope == "names" for rule in rules) else DomainSet())
 
 
