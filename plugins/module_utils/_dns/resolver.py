@@ -227,6 +227,9 @@ def _listen(
     loopback = [address for address, _length in there.get("lo", ()) if ipaddress.ip_address(address).is_loopback]
     inside = []
     for side in passage.inside:
+        if side.kind == "source" and ipaddress.ip_network(side.name).prefixlen == 0:
+            text = f"{side} is everywhere, the side of the internet too; name the addresses to answer on"
+            problems.append(Problem("listen", text))
         for name, addresses in there.items():
             for address, length in addresses:
                 network = ipaddress.ip_interface(f"{address}/{length}").network

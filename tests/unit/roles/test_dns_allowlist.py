@@ -279,3 +279,15 @@ def test_the_check_asks_where_the_resolver_listens(given: dict[str, object], ser
     variables = {name: environment.from_string(text).render(**given) for name, text in task.get("vars", {}).items()}
     asked = environment.from_string(task["openagora.firewall.dns_check"]["server"]).render(**given, **variables)
     assert asked == server
+
+
+def test_machines_told_by_an_address_of_one_family_are_stopped_in_that_alone() -> None:
+    """And the result says so."""
+    environment = NativeEnvironment()
+    environment.filters["regex_replace"] = lambda text, pattern, new: re.sub(pattern, new, text)
+    environment.tests["match"] = lambda text, pattern: re.match(pattern, text) is not None
+    text = environment.from_string(VARS["dns_allowlist_half_named"])
+    info = {"inside": ['iifname "eth1"', "ip saddr 10.0.0.0/8"]}
+    assert text.render(dns_allowlist_info=info) == [
+        "what machines send from addresses of the other family than ip saddr 10.0.0.0/8"
+    ]

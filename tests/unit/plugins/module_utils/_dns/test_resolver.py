@@ -140,6 +140,15 @@ def test_a_gateway_listens_towards_the_machines_inside() -> None:
         assert "192.0.2.0/24" in found["clients"]
 
 
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_everybody_is_no_side_to_listen_to(network: str) -> None:
+    host = Files({RESOLV_CONF: PLAIN})
+    passage = Passage(inside=(Side("source", network),))
+    with pytest.raises(RequestError, match=f"listen: source {network} is everywhere"):
+        fulfil(host, Wish("dnsmasq"), passage)
+    assert fulfil(host, Wish("dnsmasq", listen=["192.0.2.1"]), passage)["listen"] == ["192.0.2.1"]
+
+
 def test_the_host_itself_may_ask_whoever_else_may() -> None:
     found = fulfil(
         Files({RESOLV_CONF: PLAIN}), Wish("unbound", listen=["192.0.2.1"], clients=["10.9.0.0/16"]), Passage()
