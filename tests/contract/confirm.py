@@ -1,7 +1,10 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a change that is confirmed over SSH promises: a real sshd, and a controller in the other side's network."""
+"""What a change promises to those who are connected: nobody is locked out, and no connection fails.
+
+For the first there is a real sshd, and a controller in the other side's network.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from pathlib import Path
 import pytest
 
 from . import document
-from .lab import ENVIRONMENT, INVENTORY, changes, tool
+from .lab import ENVIRONMENT, INVENTORY, Running, changes, tool
 
 if t.TYPE_CHECKING:
     from .lab import Target
 
-__all__ = ["TestConfirmed", "TestCut", "TestInterrupted", "reachable"]
+__all__ = ["TestConfirmed", "TestCut", "TestInterrupted", "TestSteady", "reachable"]
 
 WITHIN = 10
 PATIENCE = 15
@@ -240,3 +243,24 @@ class TestInterrupted:
             assert not changes(before, {**after, "/etc": before["/etc"]})
         assert "openagora" not in json.dumps(after)
         assert target.attempt(f"ls {PENDING}").returncode
+
+
+class TestSteady:
+    def test_no_connection_fails_through_a_hundred_changes(self, target: Target) -> None:
+        """To a port that stays open, while others come and go."""
+        target.reset()
+        target.apply("web", "native")
+        caller = Running(target, "caller", ("call", "443", "/tmp/calls", *target.far.addresses))
+        with Running(target.far, "caller", ("serve", "443")), caller:
+            results = target.apply_each([("web",), ("web", "native")] * 50)
+        assert [result["changed"] for result in results] == [True] * 100
+        calls = json.loads(target.run("cat /tmp/calls"))
+        print(f"{target.name}: {calls['total']} connections in {calls['seconds']} seconds")
+        assert calls["total"] > 5000
+        assert calls["failures"] == []
+
+    def test_a_port_that_is_closed_is_closed_at_once(self, target: Target) -> None:
+        target.apply("web", "native")
+        assert target.lets_out("tcp", 9700) == {"4": True, "6": True}
+        target.apply("web")
+        assert target.lets_out("tcp", 9700) == {"4": False, "6": False}

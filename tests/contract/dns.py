@@ -621,7 +621,7 @@ class TestNames:
     def test_no_connection_fails_through_a_hundred_changes(self, named: Target, inside: Machine) -> None:
         options = {"scope": "names", "placement": ["gateway"]}
         sides = {"inside": GATEWAY["agora_inside"], "outside": NAMED["agora_outside"]}
-        caller = Running(inside, "caller", ("call", named.plugs["inside"][0], EDGE, "443", "/tmp/calls"))
+        caller = Running(inside, "caller", ("call", "443", "/tmp/calls", EDGE, "--server", named.plugs["inside"][0]))
         with caller:
             results = named.apply_each([("web", "native"), ("web",)] * 50, **options, **sides)
             named.run("systemctl reload dnsmasq; sleep 1")

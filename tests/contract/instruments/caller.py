@@ -1,11 +1,11 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Open TCP connections to a name without a pause, and count those that fail. Runs on a test host.
+"""Open TCP connections without a pause, and count those that fail. Runs on a test host.
 
-`caller.py serve PORT` takes them, `caller.py call SERVER NAME PORT FILE` makes them: it asks the server for the name,
-by turns for A and AAAA, and connects to the address. Both are started by `systemd-run --service-type=notify` and ended
-by `systemctl stop`; the caller writes its counts into the file then.
+`caller.py serve PORT` takes them, `caller.py call PORT FILE ADDRESS ...` makes them, to each address in turn. With
+`--server` they are to a name in place of addresses: it asks that server, by turns for A and AAAA. Both are started by
+`systemd-run --service-type=notify` and ended by `systemctl stop`; the caller writes its counts into the file then.
 """
 
 from __future__ import annotations
@@ -43,33 +43,41 @@ def serve(port: int) -> None:
             server.accept()[0].close()
 
 
-def connects(server: str, name: str, kind: str, port: int) -> str:
-    """Why no connection to the name comes about, empty when one does."""
-    code, addresses = resolve.ask(server, name, kind, tcp=False, wait=2)
-    if not addresses:
-        return f"{name} {kind}: {code}"
-    family = socket.AF_INET6 if kind == "AAAA" else socket.AF_INET
-    with socket.socket(family) as client:
+def connects(address: str, port: int) -> str:
+    """Why no connection comes about, empty when one does."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
         client.settimeout(PATIENCE)
         try:
-            client.connect((addresses[0], port))
+            client.connect((address, port))
         except OSError as error:
-            return f"{addresses[0]}: {error!r}"
+            return f"{address}: {error!r}"
     return ""
 
 
-def call(server: str, name: str, port: int, file: str) -> None:
+def connects_by_name(server: str, name: str, kind: str, port: int) -> str:
+    """The same for the first address that the server has for the name."""
+    code, addresses = resolve.ask(server, name, kind, tcp=False, wait=2)
+    return connects(addresses[0], port) if addresses else f"{name} {kind}: {code}"
+
+
+def call(port: int, file: str, targets: list[str], server: str) -> None:
     """Connect until somebody stops it."""
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     ready()
     total, failures, begin = 0, [], time.monotonic()
     while not stopped:
-        why = connects(server, name, ("A", "AAAA")[total % 2], port)
+        if server:
+            why = connects_by_name(server, targets[0], ("A", "AAAA")[total % 2], port)
+        else:
+            why = connects(targets[total % len(targets)], port)
         total += 1
         time.sleep(PAUSE)
         failures += [f"after {time.monotonic() - begin:.1f} seconds: {why}"] if why else []
-    pathlib.Path(file).write_text(json.dumps({"total": total, "failures": failures}), encoding="utf-8")
+    seconds = round(time.monotonic() - begin, 1)
+    pathlib.Path(file).write_text(
+        json.dumps({"total": total, "seconds": seconds, "failures": failures}), encoding="utf-8"
+    )
 
 
 def main() -> None:
@@ -78,13 +86,15 @@ def main() -> None:
     taking = actions.add_parser("serve")
     taking.add_argument("port", type=int)
     making = actions.add_parser("call")
-    for name, kind in (("server", str), ("name", str), ("port", int), ("file", str)):
-        making.add_argument(name, type=kind)
+    making.add_argument("port", type=int)
+    making.add_argument("file")
+    making.add_argument("targets", nargs="+")
+    making.add_argument("--server", default="")
     options = parser.parse_args()
     if options.action == "serve":
         serve(options.port)
     else:
-        call(options.server, options.name, options.port, options.file)
+        call(options.port, options.file, options.targets, options.server)
 
 
 if __name__ == "__main__":
