@@ -53,7 +53,7 @@ lint: venv-dev ## Format, types, YAML, Ansible, licences, changelog
 	antsibull-changelog lint
 
 unit: venv-dev ## Unit tests; ARGS='-k ports' chooses
-	pytest $(ARGS)
+	pytest --numprocesses auto $(ARGS)
 
 sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
 	python tests/tools/sanity.py $(ARGS)

@@ -4,8 +4,8 @@
 """What role dns_allowlist promises, with dnsmasq."""
 
 from contract import dns
-from contract.dns import TestNames
+from contract.dns import TestManagers, TestNames
 
-__all__ = ["TestNames"]
+__all__ = ["TestManagers", "TestNames"]
 
 globals().update({name: getattr(dns, name) for name in dns.__all__})
