@@ -200,9 +200,10 @@ def _script(steps: t.Sequence[Step]) -> dict[str, str]:
     return {**files, "run": _SCRIPT + "\n".join(functions) + _END}
 
 
-def _uptime() -> float:
-    """Seconds since boot, which no change of the clock moves."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def _now() -> tuple[str, float]:
+    """Which boot of the kernel this is, and the seconds since then, which no change of the clock moves."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
@@ -211,6 +212,7 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
     Raises BackendError when it cannot be set; nothing is left of it then.
     """
     token = secrets.token_hex(8)
+    boot, now = _now()
     new = f"{FOLDER}/new"
     try:
         os.makedirs(FOLDER, mode=0o700, exist_ok=True)
@@ -221,7 +223,7 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
             "begun": "",
             "token": token,
             "process": str(os.getpid()),
-            "until": str(_uptime() + seconds),
+            "until": f"{boot} {now + seconds}",
             "former": json.dumps(former),
         }
         for name, text in texts.items():
@@ -295,9 +297,11 @@ def pending() -> Pending | None:
         return Pending(0)
     try:
         with open(f"{_PENDING}/until", encoding="ascii") as file:
-            return Pending(max(0.0, float(file.read()) - _uptime()))
+            boot, until = file.read().split()
     except FileNotFoundError:
         return None
+    this_boot, now = _now()
+    return Pending(max(0.0, float(until) - now) if boot == this_boot else 0)
 
 
 def finish() -> None:

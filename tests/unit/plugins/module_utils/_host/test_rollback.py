@@ -156,11 +156,12 @@ def test_a_second_change_has_to_wait(quick: NetnsHost) -> None:
     assert quick.listing() == before
 
 
-def test_what_is_overdue_is_undone_first(quick: NetnsHost) -> None:
+@pytest.mark.parametrize("until", ["$(cat /proc/sys/kernel/random/boot_id) 0", "another-boot 999999999"])
+def test_what_is_overdue_is_undone_first(quick: NetnsHost, until: str) -> None:
     """The process that slept until then is gone, after a power failure for example."""
     before = quick.listing()
     change(quick, "native", "recording", seconds=61)
-    quick.sh(f"pkill -f 'sleep 6[1]; exec /bin/sh {FOLDER}' && echo 0 >{FOLDER}/pending/until")
+    quick.sh(f"pkill -f 'sleep 6[1]; exec /bin/sh {FOLDER}' && echo {until} >{FOLDER}/pending/until")
     code, confirm = change(quick, "web")
     assert (code, confirm) == (0, "")
     assert quick.listing() == before
