@@ -128,6 +128,7 @@ def test_golden_files_are_read_by_what_they_are_for(host: NetnsHost, path: Path)
 DIRECTIVES = {
     "Unit": [
         "Description",
+        "ConditionPathExists",
         "DefaultDependencies",
         "After",
         "Before",
