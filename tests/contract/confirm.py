@@ -27,7 +27,9 @@ if t.TYPE_CHECKING:
 
 __all__ = ["TestConfirmed", "TestCut", "TestInterrupted", "TestSteady", "reachable"]
 
+# For a change that is undone in the end, and for one that has to be confirmed on a machine that is busy.
 WITHIN = 10
+AMPLE = 20
 PATIENCE = 15
 PENDING = "/var/lib/openagora/firewall/pending"
 
@@ -76,7 +78,6 @@ class Controller:
             "ansible_ssh_private_key_file": str(self.key),
             "ansible_ssh_common_args": "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR",
             "agora_sdks": list(document.SDKS),
-            "agora_confirm_within": WITHIN,
         }
         given = json.dumps({**ssh, "agora_hosts": self.target.name, **variables})
         return ["--inventory", str(INVENTORY), "--extra-vars", given, "openagora.firewall.open_agora"]
@@ -144,13 +145,13 @@ class TestConfirmed:
     @pytest.mark.parametrize("pipelining", [True, False])
     def test_a_change_that_leaves_ssh_open_is_confirmed(self, reachable: Controller, pipelining: bool) -> None:
         become = {"ansible_become": True, "ansible_become_method": "su"}
-        result = reachable.run(ansible_ssh_pipelining=pipelining, **become)
+        result = reachable.run(agora_confirm_within=AMPLE, ansible_ssh_pipelining=pipelining, **become)
         assert (result.get("failed", False), result["changed"], result["confirmed"]) == (False, True, True)
         assert "confirmed_locally" not in [notice["code"] for notice in result["notices"]]
         target = reachable.target
         assert "pending" not in target.module("applied_info")
         state = target.state()
-        time.sleep(WITHIN + 1)
+        time.sleep(AMPLE + 1)
         assert not changes(state, target.state())
         again = reachable.run(**become)
         assert (again["changed"], "confirmed" in again) == (False, False)
@@ -168,7 +169,7 @@ class TestCut:
         target = reachable.target
         before = target.state()
         with cutting(target):
-            result = reachable.run()
+            result = reachable.run(agora_confirm_within=WITHIN)
             assert target.attempt("test -e /run/cut").returncode == 0
         assert result["failed"]
         assert "was not confirmed" in result["msg"]
@@ -181,7 +182,7 @@ class TestCut:
         assert reachable.run(agora_sdks=["web", "recording"])["confirmed"]
         before = target.state()
         with cutting(target):
-            assert reachable.run()["failed"]
+            assert reachable.run(agora_confirm_within=WITHIN)["failed"]
         assert reachable.reaches()
         assert not changes(before, target.state())
 
