@@ -10,7 +10,7 @@ ARGS ?=# open-agora, unit, sanity, scenario, benchmark: further arguments of the
 NAME ?= nftables# scenario: which one
 
 VENV := .venv
-SCENARIOS := iptables nftables ufw firewalld bullseye dns_dnsmasq dns_unbound confirm
+SCENARIOS := iptables nftables ufw firewalld bullseye dns_dnsmasq dns_unbound confirm recording
 SUITES := bullseye bookworm trixie bullseye-ufw bookworm-ufw trixie-ufw \
 	bookworm-dns trixie-dns
 STAGES := lint unit sanity docs package demo images $(addprefix scenario-,$(SCENARIOS))
@@ -53,7 +53,7 @@ lint: venv-dev ## Format, types, YAML, Ansible, licences, changelog
 	antsibull-changelog lint
 
 unit: venv-dev ## Unit tests; ARGS='-k ports' chooses
-	pytest --numprocesses auto $(ARGS)
+	pytest --numprocesses auto --dist worksteal $(ARGS)
 
 sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
 	python tests/tools/sanity.py $(ARGS)
@@ -68,12 +68,13 @@ package: system-dev venv-dev ## Build, install and use the collection without th
 demo: system-dev venv-dev ## The two commands of the quick start, on a fresh throwaway host
 	pytest tests/repository/test_demo.py
 
-images: $(addprefix image-,$(SUITES)) ## Make the images of the test hosts
+images: system-dev ## Make the images of the test hosts
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(addprefix image-,$(SUITES))
 
 image-%: system-dev
 	$(SUDO) $(PYTHON) tests/images/build $*
 
-scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld, bullseye, dns_dnsmasq, dns_unbound or confirm
+scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld, bullseye, dns_dnsmasq, dns_unbound, confirm or recording
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
 	$(SUDO) env PATH="$(PATH)" TEST_HOST_GROUP=$* molecule test --scenario-name $* $(ARGS)

@@ -13,12 +13,37 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests"))
+from contract import pytest_terminal_summary
 from contract.document import SDKS
 from contract.lab import Machine, Target, inventory
 from contract.profiles import PROFILES, Profile
 
+__all__ = ["pytest_terminal_summary"]
+
 LISTED = inventory()
 LANE = "test_host_lane"
+# What takes long and shows on any release runs on one of a scenario's two hosts, so that both lanes have their share.
+ON_ONE_HOST = {
+    # The backend contract.
+    "TestChoices": "trixie",
+    "TestDrift": "trixie",
+    "TestEachSdk": "bookworm",
+    "TestErrors": "bookworm",
+    "TestGateway": "bookworm",
+    "TestInstruments": "trixie",
+    # DNS allowlists.
+    "TestAbsent": "bookworm",
+    "TestBadInput": "bookworm",
+    "TestEnforce": "trixie",
+    "TestOtherResolvers": "bookworm",
+    "TestOthers": "bookworm",
+    "TestPlaybook": "trixie",
+    "TestUseHere": "trixie",
+    "test_no_connection_fails_through_a_hundred_changes": "trixie",
+    "test_a_change_that_breaks_resolving_gives_way": "bookworm",
+}
+# The modules that are for all hosts of their scenario.
+EVERY_HOST = ("test_confirm", "test_contract", "test_dns", "test_recording")
 
 
 def machine_variables(name: str) -> dict[str, object]:
@@ -54,8 +79,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     hosts = [
         host
         for host in LISTED[module.parents[1].name]["hosts"]
-        if module.stem in ("test_contract", "test_dns", "test_confirm", f"test_{profile_of(host).name}")
+        if module.stem in (*EVERY_HOST, f"test_{profile_of(host).name}")
     ]
+    of_release = {
+        release: [host for host in hosts if str(machine_variables(host)["test_host_image_tag"]).startswith(release)]
+        for release in ("bookworm", "trixie")
+    }
+    if len({profile_of(host).name for host in hosts}) == 1 and all(of_release.values()):
+        names = (metafunc.function.__name__, metafunc.cls.__name__ if metafunc.cls else "")
+        hosts = next((of_release[ON_ONE_HOST[name]] for name in names if name in ON_ONE_HOST), hosts)
     if "target" in metafunc.fixturenames:
         metafunc.parametrize("target", hosts, indirect=True, scope="session")
     if "breakage" in metafunc.fixturenames:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import typing as t
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 # Connections that cross no network, by the last part of their names.
@@ -37,7 +38,8 @@ class ActionModule(ActionBase):
         command = result.pop("confirm", "")
         if not command:
             return result
-        until = started + int(self._task.args["confirm_within"])
+        # What the module takes for a whole number may be the text of one, such as 20.0.
+        until = started + float(self._task.args["confirm_within"])
         connection = str(self._connection.ansible_name)
         if connection.rpartition(".")[2] in _LOCAL:
             why = self._ask(command)
@@ -51,19 +53,24 @@ class ActionModule(ActionBase):
             result.update(failed=True, msg=f"the change was not confirmed: {why}. {self._aftermath(until)}")
         return result
 
+    def cleanup(self, force: bool = False) -> None:
+        """Remove what Ansible has put on the host; where that cannot be reached, the result tells more."""
+        with contextlib.suppress(AnsibleError):
+            super().cleanup(force)
+
     def _confirm(self, command: str, until: float) -> str:
         """Run the command over a fresh connection, again and again until then; empty, or why that never worked."""
         options = self._connection
-        fresh = "ssh_extra_args" if options.has_option("ssh_extra_args") else ""
+        # Others have ssh_extra_args too, for the ProxyCommand in them alone.
+        fresh = "ssh_extra_args" if options.has_option("control_path") else ""
         before = options.get_option(fresh) if fresh else ""
         if fresh:
-            # A connection that others share may live on where a new one is closed.
-            options.set_option(fresh, f"{before or ''} -o ControlMaster=no -o ControlPath=none")
+            # A connection that others share may live on where a new one is closed. Of each -o ssh takes the first one,
+            # which may be the user's, but of -S the last one, and that before any -o.
+            options.set_option(fresh, f"{before or ''} -S none")
         try:
             while True:
-                if not fresh:
-                    options.reset()
-                why = self._ask(command)
+                why = self._ask(command, anew=not fresh)
                 if not why or time.monotonic() + _PAUSE >= until:
                     return why
                 time.sleep(_PAUSE)
@@ -71,11 +78,14 @@ class ActionModule(ActionBase):
             if fresh:
                 options.set_option(fresh, before)
 
-    def _ask(self, command: str) -> str:
-        """Run a command on the host; empty, or why that did not work."""
+    def _ask(self, command: str, *, anew: bool = False) -> str:
+        """Run a command on the host, `anew` over a connection that is made anew; empty, or why that did not work."""
         try:
+            if anew:
+                self._connection.reset()
             done = self._low_level_execute_command(command)
-        except AnsibleConnectionFailure as error:
+        # Not only AnsibleConnectionFailure: become has errors of its own.
+        except AnsibleError as error:
             return f"no new connection: {error}"
         return "" if done["rc"] == 0 else (done["stdout"] + done["stderr"]).strip()
 
@@ -83,10 +93,12 @@ class ActionModule(ActionBase):
         """What became of the host, as far as it can be reached."""
         while True:
             try:
+                # A shared connection that the change has cut would not answer for as long as TCP tries.
+                self._connection.reset()
                 done = self._low_level_execute_command(_OUTCOME)
                 if done["rc"] == 0:
                     return f"The host has {done['stdout'].strip()}"
-            except AnsibleConnectionFailure:
+            except AnsibleError:
                 pass
             if time.monotonic() > until + _PATIENCE:
                 break

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 import typing as t
 from dataclasses import dataclass, replace
@@ -13,9 +15,10 @@ from ._backends import boot
 from ._backends.contract import BackendError, Plan, Step, live_rules
 from ._backends.detect import BACKENDS, choose
 from ._backends.nftables import Nftables, address_sets, unnamed
+from ._dns.resolver import look as names_of
 from ._model.messages import Notice
 from ._model.ports import PortSet
-from ._model.rules import FAMILIES, RuleSet
+from ._model.rules import FAMILIES, RuleSet, normalise_networks
 
 if t.TYPE_CHECKING:
     from ._backends.contract import Backend, Host, Outcome, Place
@@ -39,13 +42,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Live:
-    """What of ours is live on a host."""
+    """What of ours is live on a host: the rules in force, and those `held`, be it by a firewall that is not."""
 
     backends: tuple[str, ...]
     rules: RuleSet
     files: tuple[str, ...]
     address_sets: tuple[str, ...] = ()
     unnamed: tuple[tuple[str, int], ...] = ()
+    held: RuleSet = RuleSet()
 
 
 class OneLook:
@@ -109,6 +113,54 @@ def _refuse_sides(host: Host, rules: RuleSet, name: str) -> None:
         raise BackendError(f"inside and outside of the gateway: {'; '.join(problems)}")
 
 
+def _refuse_lockdown(host: Host, rules: RuleSet, name: str) -> None:
+    if rules.lockdown and name == "firewalld":
+        version = host.run(["firewall-offline-cmd", "--version"]).out.strip()
+        if version.startswith("0."):
+            raise BackendError(
+                f"firewalld {version} would reject the answers of connections that are there, SSH among them; lockdown "
+                "needs version 1.0, or another backend"
+            )
+
+
+def _locked(host: Host, rules: RuleSet) -> RuleSet:
+    """With lockdown's resolvers and users as this host has them. Raises BackendError with all unknown users."""
+    if not rules.lockdown:
+        return rules
+    # A number needs no name on the host: processes of containers have such.
+    uids = {
+        user: user if user.isdigit() else host.run(["id", "-u", "--", user]).out.strip()
+        for user in rules.lockdown.users
+    }
+    unknown = [user for user, uid in uids.items() if not uid.isdigit()]
+    if unknown:
+        raise BackendError(f"lockdown_allow: no such user on this host: {', '.join(unknown)}; create it, or drop it")
+    servers = []
+    for text in names_of(host).servers:
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(text.partition("%")[0])
+            # Packets to a mapped address are of IPv4.
+            address = getattr(address, "ipv4_mapped", None) or address
+            servers += [] if address.is_loopback or address.is_unspecified else [str(address)]
+    lockdown = replace(
+        rules.lockdown, resolvers=normalise_networks(servers), uids=tuple(sorted({int(uid) for uid in uids.values()}))
+    )
+    return replace(rules, lockdown=lockdown)
+
+
+def _lockdown_notices(rules: RuleSet) -> t.Iterator[Notice]:
+    """Where lockdown leaves the far end open, and where it leaves the host no resolver."""
+    if not rules.lockdown:
+        return
+    for rule in rules:
+        if rule.scope == "any" and rule.direction == "egress":
+            text = f"egress {rule.protocol} {rule.ports} may go to any address; scope networks would bound it"
+            yield Notice("unbounded", "lockdown", text)
+    if not rules.lockdown.resolvers:
+        text = "no resolver beyond this host is known; one that asks others needs lockdown_allow (user:NAME)"
+        yield Notice("no_resolver", "/etc/resolv.conf", text)
+
+
 def _forwarding(host: Host, rules: RuleSet) -> t.Iterator[Notice]:
     """Each family of a gateway for which the host forwards no packets."""
     through = {family for rule in rules if rule.passage.inside for family in rule.families}
@@ -144,7 +196,9 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
         steps, before = _gone(_others(host, ""))
         return Prepared(Plan((*steps, *boot.plan(booting, None)), before, RuleSet()))
     chosen, reason = choose(host, backend, rules)
+    _refuse_lockdown(host, rules, chosen.name)
     _refuse_names(rules, chosen.name)
+    rules = _locked(host, rules)
     _refuse_sides(host, rules, chosen.name)
     state = chosen.read(host)
     desired = chosen.render(rules, state)
@@ -167,6 +221,7 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
         effective=effective,
         notices=(
             *boot.notices(booting, script),
+            *_lockdown_notices(rules),
             *_forwarding(host, rules),
             *chosen.notices(state, desired),
             *hindrances,
@@ -179,12 +234,17 @@ def look(host: Host) -> Live:
     host = OneLook(host)
     places = {}
     names = []
+    rules: list[Rule] = []
     files: list[str] = []
     named: dict[str, t.Any] = {}
+    lockdown = kept_lockdown = None
     for backend, state in _others(host, ""):
         if isinstance(backend, Nftables):
             named = {"address_sets": address_sets(state), "unnamed": unnamed(state)}
+        lockdown = lockdown or backend.lockdown(state)
+        kept_lockdown = kept_lockdown or backend.lockdown(state, held=True)
         held = backend.places(state)
+        rules += live_rules(held)
         files += backend.files(state)
         if any(place.accepts for place in held):
             names.append(backend.name)
@@ -196,4 +256,6 @@ def look(host: Host) -> Live:
     deciding = [
         place for name, held in places.items() if (name, "ufw" in names) != ("iptables", True) for place in held
     ]
-    return Live(tuple(names), live_rules(deciding), (*files, *boot.read(host).files), **named)
+    live = replace(live_rules(deciding), lockdown=lockdown)
+    kept = replace(RuleSet.of(rules), lockdown=kept_lockdown)
+    return Live(tuple(names), live, (*files, *boot.read(host).files), held=kept, **named)

@@ -55,6 +55,18 @@ rules:
   type: list
   elements: dict
   sample: [{direction: egress, protocol: udp, scope: any, ports: ["3478"], sdks: {web: ["3478"]}}]
+mode:
+  description: V(lockdown) when nothing else leaves the host, V(open) when that is left to its own firewall.
+  returned: success
+  type: str
+  sample: open
+lockdown_allow:
+  description:
+    - What else may leave, as option C(lockdown_allow) of M(openagora.firewall.apply) takes it, with users by number.
+  returned: with RV(mode=lockdown)
+  type: list
+  elements: str
+  sample: ["192.0.2.0/24", "5000-5010/tcp", "user:34"]
 pending:
   description:
     - The change that waits for its confirmation, see option C(confirm_within) of M(openagora.firewall.apply). It has
@@ -104,9 +116,11 @@ def main() -> None:
         changed=False,
         backends=list(live.backends),
         rules=live.rules.data(),
+        mode="lockdown" if live.rules.lockdown else "open",
         files=list(live.files),
         address_sets=list(live.address_sets),
         unnamed=[{"address": address, "port": port} for address, port in live.unnamed],
+        **({"lockdown_allow": live.rules.lockdown.allow} if live.rules.lockdown else {}),
         **({"pending": {"seconds_left": round(waiting.left, 1)}} if waiting else {}),
     )
 

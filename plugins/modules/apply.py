@@ -43,8 +43,9 @@ options:
     description:
       - V(present) makes the host hold exactly the rules asked for.
       - V(absent) takes everything of this collection away, from all backends and from the boot sequence.
-      - V(restored) makes the host hold again what it held before the last change that was confirmed, see
-        O(confirm_within). It takes no other options but that one; done twice it is where it began.
+      - V(restored) makes the host hold again, in the same firewall, what it held before the last change that was
+        confirmed, see O(confirm_within). It takes no other options but that one, O(lockout_guard) and O(backend); done
+        twice with O(confirm_within) it is where it began.
     type: str
     choices: [present, absent, restored]
     default: present
@@ -60,6 +61,20 @@ options:
       - While a change waits another one is refused. RV(openagora.firewall.applied_info#module:pending) tells.
     type: int
     default: 0
+  lockout_guard:
+    description:
+      - Whether a plan is refused, in check mode too, that would cut the connection through which it is made. The error
+        names the connection and what closes it; nothing is changed.
+      - The connection is that of the first parent of the module that has one which came from outside (with ssh, that of
+        sshd), or the one that C(SSH_CONNECTION) names. There is none to watch with C(local), containers and
+        C(ansible-pull).
+      - A plan that closes a port of such a connection, or rejects anything, is tried in a private copy of the live
+        rules. It is refused when a new connection with the same ends comes about there before the plan and not after
+        it. That takes about 0.2 seconds, and the capabilities that module M(openagora.firewall.proof) needs. Where it
+        cannot be tried it is refused, too.
+      - A reload of firewalld that would activate what is written and was never loaded is refused in any case.
+    type: bool
+    default: true
   backend:
     description:
       - The firewall to put the rules into. V(auto) takes the one that is in force, see RV(backend).
@@ -103,6 +118,42 @@ options:
     type: list
     elements: str
     default: []
+  mode:
+    description:
+      - V(open) adds what the SDKs need to what the host's own firewall lets pass.
+      - V(lockdown) lets nothing leave the host (and with O(placement=gateway) nothing pass it) but the egress rules,
+        O(lockdown_allow) and the essentials C(established) (connections that are there, and ICMP errors about them),
+        C(loopback), C(dns) (port 53 of the host's resolvers), C(dhcp), C(ntp) and C(icmp) (what IP itself needs).
+        The rest is rejected, and counted where the backend counts (V(firewalld) does not). What is let pass here comes
+        before the rules of others, and so beats theirs.
+      - With V(ufw), what its F(before.rules) let pass does so still, pings over IPv6 among it. Where firewalld has no
+        names for what multicast listeners send (1.3), all ICMPv6 passes with V(firewalld).
+      - Rules of scope C(names) need backend V(nftables), as ever. Backend V(firewalld) needs version 1.0, or rejects
+        the answers of connections that are there.
+      - What programs of root send past the kernel's IP stack (packet sockets) no rule sees, nor what a host with
+        bridges only switches.
+      - Rules that may go to any address are told in RV(notices), with code C(unbounded).
+    type: str
+    choices: [open, lockdown]
+    default: open
+  lockdown_allow:
+    description:
+      - What else may leave with O(mode=lockdown), each an address or network (C(192.0.2.0/24)), a port (C(123/udp),
+        C(5000-5010/tcp)) or a local user (C(user:backup)).
+      - Users count for what the host itself sends, not for what it forwards; one by number (C(user:100033)) needs no
+        name on the host. Backends V(firewalld) and V(ufw) cannot tell users apart and refuse them.
+      - The host's resolvers are those of its F(/etc/resolv.conf), or those behind C(systemd-resolved) and behind the
+        resolver of role P(openagora.firewall.dns_allowlist#role), as they are at the run; where a lease brings others,
+        run it again. Other servers, which C(dns_allowlist_upstreams) or a resolver of your own asks, are to be named
+        here.
+    type: list
+    elements: str
+    default: []
+  lockdown_log:
+    description: Whether what O(mode=lockdown) rejects is logged by the kernel, one packet a second. Backend V(ufw)
+      refuses it.
+    type: bool
+    default: false
 author:
   - The openagora.firewall authors (@openagora)
 seealso:
@@ -136,6 +187,13 @@ EXAMPLES = r"""
   openagora.firewall.apply:
     sdks: [web, native]
     confirm_within: 60
+  become: true
+
+- name: Nothing else leaves this kiosk
+  openagora.firewall.apply:
+    sdks: [web]
+    mode: lockdown
+    lockdown_allow: [192.0.2.0/24, 5000-5010/tcp, "user:backup"]
   become: true
 
 - name: Go back to what was before that
@@ -225,6 +283,7 @@ problems:
 
 import contextlib
 import typing as t
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -240,8 +299,13 @@ from ..module_utils._front import (
 )
 from ..module_utils._host.local import LocalHost, lock
 from ..module_utils._host.rollback import change, finish, former
+from ..module_utils._lockout import refuse_lockout
+from ..module_utils._model.lockdown import parse_lockdown
 from ..module_utils._model.messages import Notice, Problem, RequestError
 from ..module_utils._model.rules import Passage, RuleSet, newly_open, parse_rules
+
+if t.TYPE_CHECKING:
+    from ..module_utils._apply import Live
 
 
 def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]]:
@@ -273,12 +337,27 @@ def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]
         passage = read_passage(params)
     except RequestError as error:
         problems += error.problems
+    lockdown = None
+    gateway = "gateway" in params["placement"]
+    try:
+        lockdown = parse_lockdown(params["lockdown_allow"], forward=gateway, log=params["lockdown_log"])
+    except RequestError as error:
+        problems += error.problems
+    if params["mode"] == "open":
+        given = [option for option in ("lockdown_allow", "lockdown_log") if params[option]]
+        problems += [Problem(option, "goes with mode: lockdown only; the mode is open") for option in given]
+        lockdown = None
     if problems:
         raise RequestError(problems)
     if passage.inside and not passage.targets and any(rule.direction == "ingress" for rule in rules):
         text = "no machine inside is named, so no ingress for Recording passes the gateway; name theirs"
         notices = (*notices, Notice("no_recording_targets", "recording_targets", text))
-    return rules.ingress_from(networks).placed(params["placement"], passage), notices
+    return replace(rules.ingress_from(networks).placed(params["placement"], passage), lockdown=lockdown), notices
+
+
+def kept(live: Live) -> dict[str, t.Any]:
+    """What `restored` needs: the rules, and the firewall that holds them."""
+    return {**live.held.kept(), "backend": live.backends[0] if len(live.backends) == 1 else "auto"}
 
 
 def restored() -> tuple[RuleSet | None, tuple[Notice, ...]]:
@@ -287,7 +366,7 @@ def restored() -> tuple[RuleSet | None, tuple[Notice, ...]]:
     if before is None:
         text = "restored needs a change that was confirmed (confirm_within), and none is known on this host"
         raise RequestError([Problem("state", text)])
-    return RuleSet.of_data(before) if before else None, ()
+    return RuleSet.of_kept(before), ()
 
 
 def main() -> None:
@@ -298,6 +377,7 @@ def main() -> None:
             "rules": {"type": "list", "elements": "dict"},
             "state": {"type": "str", "choices": ["present", "absent", "restored"], "default": "present"},
             "confirm_within": {"type": "int", "default": 0},
+            "lockout_guard": {"type": "bool", "default": True},
             "backend": {
                 "type": "str",
                 "choices": ["auto", "firewalld", "ufw", "iptables", "nftables"],
@@ -308,24 +388,33 @@ def main() -> None:
             "outside": {"type": "list", "elements": "dict", "default": []},
             "recording_targets": {"type": "list", "elements": "str", "default": []},
             "ingress_from": {"type": "list", "elements": "str", "default": []},
+            "mode": {"type": "str", "choices": ["open", "lockdown"], "default": "open"},
+            "lockdown_allow": {"type": "list", "elements": "str", "default": []},
+            "lockdown_log": {"type": "bool", "default": False},
         },
         mutually_exclusive=[("rules", option) for option in REQUEST_OPTIONS],
         required_if=[("state", "present", ("sdks", "rules"), True)],
         supports_check_mode=True,
     )
     with errors_to_user(module):
+        backend = module.params["backend"]
+        if module.params["state"] == "restored":
+            # What that is nobody else may read.
+            require_root(module)
+            backend = (former() or {}).get("backend", backend) if backend == "auto" else backend
         rules, notices = wanted(module.params)
         require_root(module)
         confirm = ""
         with contextlib.nullcontext() if module.check_mode else lock():
-            if not module.check_mode:
-                finish()
+            finish(check=module.check_mode)
             host = LocalHost()
             there = OneLook(host)
-            prepared = prepare(there, rules, backend=module.params["backend"])
+            prepared = prepare(there, rules, backend=backend)
+            if module.params["lockout_guard"]:
+                refuse_lockout(host, rules, prepared)
             if not module.check_mode:
                 steps, seconds = prepared.plan.steps, module.params["confirm_within"]
-                before = look(there).rules.data() if steps and seconds else None
+                before = kept(look(there)) if steps and seconds else None
                 confirm = change(host, steps, seconds=seconds, former=before)
     plan = prepared.plan
     result = {

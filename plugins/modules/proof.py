@@ -160,6 +160,15 @@ beyond:
   returned: with O(rules)
   type: dict
   sample: {ipv4: {egress: {tcp: ["22"], udp: []}, ingress: {tcp: [], udp: []}}}
+essentials:
+  description:
+    - The part of RV(beyond) that lockdown lets pass, see option C(mode) of M(openagora.firewall.apply), in the same
+      form without empty entries, by what it is for. That is one of its essentials, or V(allow) for what its
+      C(lockdown_allow) names. O(fail_on=beyond) does not count it.
+    - What it lets pass only to some addresses, from some ports or for some users is no port that is open to all.
+  returned: with O(rules)
+  type: dict
+  sample: {ntp: {ipv4: {egress: {udp: ["123"]}}}}
 covered:
   description: Whether each SDK has all ports it needs, V(yes), V(no) or V(unknown).
   returned: with O(rules)

@@ -19,10 +19,10 @@ description:
     of the system included. Agora recommends the range V(40000-41000) or a larger one for all of them together
     ("Firewall Requirements", C(en/Agora Platform/firewall.md) of AgoraIO/Documentation, all editions since
     2018-11-01). It has 1001 ports, four each for 250 processes.
-  - C(highUdpPort) minus C(lowUdpPort) has to be at least 4 (API reference until 2019), at least 6
-    (C(IAgoraRecordingEngine.h) and the Chinese page of the command line), or more than 6 (the English page since
-    2019-07-24). 7, which is 8 ports, satisfies all of them, and is what O(layout=per_process) gives a process. So
-    V(40000-41000) holds 125 pairs.
+  - C(highUdpPort) minus C(lowUdpPort) has to be at least 4 (API reference until 2019, C(en/Recording/recording_cpp.md)
+    there), at least 6 (C(IAgoraRecordingEngine.h) of the SDK, and the Chinese page of the command line), or more than 6
+    (the English one since 2019-07-24, C(en/Recording/recording_cmd_cpp.md)). 7, which is 8 ports, satisfies all of
+    them, and is what O(layout=per_process) gives a process. So V(40000-41000) holds 125 pairs.
   - V(40000-41000) lies within V(32768-60999), out of which Linux by default hands ports to programs that do not choose
     one (C(net.ipv4.ip_local_port_range), Documentation/networking/ip-sysctl.rst). A notice says so as long as the
     range is not in C(net.ipv4.ip_local_reserved_ports), which the kernel leaves out there, for UDP and TCP of both
@@ -35,11 +35,14 @@ description:
     environment, which the role's files set. It is the plan's own when that range lies within the range of the plan
     (O(layout=shared)) or within the pair of one process (V(per_process)), unless C(AGORA_RECORDING_PLAN) or
     C(AGORA_RECORDING_PROCESS) in its environment name another one. A recorder that was told nothing takes random
-    ports, and is a stranger.
-  - The same request on the same host gives the same plan. Where a plan of that name stands on the host
-    (C(/etc/openagora/recording/NAME.json)), processes keep their pairs when others are added or removed, and when a
-    stranger turns up elsewhere. A pair moves only when the range no longer holds it, or something else holds a port of
-    it; a notice says so.
+    ports, and is a stranger. A socket that several processes hold is that of the recorder among them.
+  - The same request on the same host gives the same plan. Processes keep their pairs when others are added or removed,
+    and when a stranger turns up elsewhere. The pair of a process is the one that the plan of that name on the host has
+    for it (C(/etc/openagora/recording/NAME.json)). A process that is not in it, or whose plan is gone, has the pair
+    that a recorder of it was told which still runs, if C(AGORA_RECORDING_PLAN) and C(AGORA_RECORDING_PROCESS) in its
+    environment name the process; else it is a new one.
+  - A pair moves only when the range no longer holds it, or the layout is another one, or something else holds a port of
+    it, be that a stranger, another plan or the list of an SDK. A notice says so.
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks
@@ -73,6 +76,7 @@ options:
   sdks:
     description:
       - The Agora SDKs in use on the host. The UDP ports of their lists, such as 4000-4030, are not given to processes.
+        A notice says so where V(recording) is not among them, because nothing opens the ports of the plan then.
       - A listed range that holds 40000-41000, as 10000-65535 of V(web), does not count. It names the ports of Agora's
         servers.
     type: list
@@ -87,6 +91,16 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  reserving:
+    description: That RV(reservation) is put into force next, as role P(openagora.firewall.recording_host#role) does. No
+      notice says then that the range is not reserved, except in check mode.
+    type: bool
+    default: false
+  making:
+    description: Plans that stand on the host once the play is through, by name, each as RV(plan) has it; an empty one
+      will be gone. Check mode needs them, which leaves no files.
+    type: dict
+    default: {}
 author:
   - The openagora.firewall authors (@openagora)
 seealso:
@@ -248,7 +262,7 @@ reservation:
       type: bool
       sample: true
     at_boot:
-      description: Whether RV(reservation.path) says what it is to say.
+      description: Whether RV(reservation.path) says what it is to say, and no file that is read later takes it back.
       type: bool
       sample: true
     path:
@@ -258,7 +272,7 @@ reservation:
     text:
       description: What the file is to say; empty where there is to be none.
       type: str
-      sample: "net.ipv4.ip_local_reserved_ports = 42000-42999,50000\n"
+      sample: "# Reserved for recording alone: 42000-42999\nnet.ipv4.ip_local_reserved_ports = 42000-42999,50000\n"
 plan:
   description: What the plan's file is to hold. C(reserved_before) is what others had reserved of its range.
   returned: success, unless O(state=absent)
@@ -285,6 +299,18 @@ environment:
       type: list
       elements: str
       sample: []
+plans:
+  description: The names of all plans that stand on the host, also of those that only environment files are left of.
+  returned: success
+  type: list
+  elements: str
+  sample: [default]
+emptied:
+  description: The folders that hold nothing once the plan is gone, the inner one first. Empty while it is to stay.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 sizes:
   description: Limits of the kernel that so many UDP streams come near. Agora publishes no numbers; RV(sizes[].why) has
     what they are reckoned from.
@@ -335,7 +361,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._catalog import DEFAULT_REVISION
 from ..module_utils._front import errors_to_user, require_root, tell
 from ..module_utils._recording.answer import answer
-from ..module_utils._recording.plan import LAYOUTS
+from ..module_utils._recording.plan import LAYOUTS, UNRESERVED
 
 
 def main() -> None:
@@ -350,12 +376,16 @@ def main() -> None:
             "sdks": {"type": "list", "elements": "str", "default": ["recording"]},
             "revision": {"type": "str", "default": DEFAULT_REVISION},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "reserving": {"type": "bool", "default": False},
+            "making": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
     require_root(module)
     with errors_to_user(module):
         found, notices = answer(module.params)
+    if module.params["reserving"] and not module.check_mode:
+        notices = [notice for notice in notices if notice.code != UNRESERVED]
     module.exit_json(changed=False, notices=tell(module, notices), **found)
 
 

@@ -7,5 +7,20 @@ import pytest
 
 # Modules of the suite are no test modules by name, and explain their assertions all the same.
 pytest.register_assert_rewrite(
-    "contract.confirm", "contract.dns", "contract.firewalld", "contract.lab", "contract.suite"
+    "contract.confirm",
+    "contract.dns",
+    "contract.faults",
+    "contract.firewalld",
+    "contract.lab",
+    "contract.lockdown",
+    "contract.recording",
+    "contract.suite",
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the tests have counted and measured: their properties of the name `measured`, a line each."""
+    reports = [report for held in terminalreporter.stats.values() for report in held if hasattr(report, "when")]
+    found = [text for report in reports if report.when == "call" for _name, text in report.user_properties]
+    for text in sorted(found):
+        terminalreporter.write_line(text)

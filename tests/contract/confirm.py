@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from . import document
-from .lab import ENVIRONMENT, INVENTORY, Running, changes, tool
+from .lab import ENVIRONMENT, ROOT, Running, changes, command
+from .lockdown import LOOSEN, MODE, ask
 
 if t.TYPE_CHECKING:
     from .lab import Target
@@ -70,21 +71,27 @@ class Controller:
         self.before = ("nsenter", "--target", target.far.process, "--net", "--")
 
     def words(self, **variables: t.Any) -> list[str]:
-        """The arguments of ansible-playbook for role open_ports."""
+        """The command that runs the playbook."""
         ssh = {
+            **self.target.settings,
             "ansible_connection": "ssh",
             "ansible_host": self.target.plugs["outside"][0],
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self.key),
+            # A shared connection of another test may be to the host as it was before it started again.
+            "ansible_control_path_dir": str(self.key.parent),
             "ansible_ssh_common_args": "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR",
-            "agora_sdks": list(document.SDKS),
+            # For Recording the playbook looks for plans first, which is another connection or two.
+            "agora_sdks": [sdk for sdk in document.SDKS if sdk != "recording"],
         }
         given = json.dumps({**ssh, "agora_hosts": self.target.name, **variables})
-        return ["--inventory", str(INVENTORY), "--extra-vars", given, "openagora.firewall.open_agora"]
+        words = ["--inventory", f"{self.target.name},", "--extra-vars", given, "openagora.firewall.open_agora"]
+        return [*self.before, command("ansible-playbook"), *words]
 
     def run(self, **variables: t.Any) -> dict[str, t.Any]:
         """The result of module apply."""
-        done = tool("ansible-playbook", *self.words(**variables), before=self.before)
+        argv = self.words(**variables)
+        done = subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
         with contextlib.suppress(ValueError, StopIteration):
             plays = json.loads(done.stdout)["plays"]
             found = (
@@ -96,12 +103,12 @@ class Controller:
 
     def start(self, **variables: t.Any) -> subprocess.Popen[bytes]:
         """Run it in a process group of its own."""
-        argv = [*self.before, "ansible-playbook", *self.words(**variables)]
+        argv = self.words(**variables)
         return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def reaches(self) -> bool:
         """Whether the host answers a new connection, on both families."""
-        ssh = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=2", "-o", "UserKnownHostsFile=/dev/null")
+        ssh = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "UserKnownHostsFile=/dev/null")
         ssh = (*ssh, "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR", "-i", str(self.key), "-l", "root")
         argv = [(*self.before, *ssh, address, "true") for address in self.target.plugs["outside"]]
         return all(subprocess.run(words, capture_output=True, check=False).returncode == 0 for words in argv)
@@ -116,17 +123,25 @@ def reachable(target: Target, tmp_path: Path) -> Controller:
     target.run(
         f"mkdir -p -m 0700 /root/.ssh && echo '{key.with_suffix('.pub').read_text()}' >/root/.ssh/authorized_keys"
     )
-    target.run("rm -rf /var/lib/openagora /run/cut; systemctl start ssh")
+    # OpenSSH from 9.8 on refuses for a while who has broken off connections; one before it does not know the word.
+    penalties = "/etc/ssh/sshd_config.d/penalties.conf"
+    target.run(f"mkdir -p /run/sshd; echo PerSourcePenalties no >{penalties}; sshd -t 2>/dev/null || rm {penalties}")
+    target.run("rm -rf /var/lib/openagora /run/cut; systemctl restart ssh")
     target.run(SSH[target.profile.name][0])
     controller = Controller(target, key)
     assert controller.reaches()
     return controller
 
 
+# Closes SSH also where no chain of ours is left.
+CUT = "nft 'table inet cut { chain input { type filter hook input priority -500; tcp dport 22 drop; }; }'"
+
+
 @contextlib.contextmanager
-def cutting(target: Target) -> t.Iterator[None]:
-    """While the context lasts, our own chain closes SSH whenever a change that waits has changed it."""
+def cutting(target: Target, by: str = "") -> t.Iterator[None]:
+    """While the context lasts, our own chain closes SSH whenever a change that waits has changed it, or this does."""
     _open, cut, commands = SSH[target.profile.name]
+    cut = by or cut
     does = f"""
         if [ -d {PENDING} ]; then
             PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -146,15 +161,17 @@ class TestConfirmed:
     def test_a_change_that_leaves_ssh_open_is_confirmed(self, reachable: Controller, pipelining: bool) -> None:
         become = {"ansible_become": True, "ansible_become_method": "su"}
         result = reachable.run(agora_confirm_within=AMPLE, ansible_ssh_pipelining=pipelining, **become)
+        over = time.monotonic() + AMPLE
         assert (result.get("failed", False), result["changed"], result["confirmed"]) == (False, True, True)
         assert "confirmed_locally" not in [notice["code"] for notice in result["notices"]]
         target = reachable.target
         assert "pending" not in target.module("applied_info")
         state = target.state()
-        time.sleep(AMPLE + 1)
-        assert not changes(state, target.state())
         again = reachable.run(**become)
         assert (again["changed"], "confirmed" in again) == (False, False)
+        if pipelining:
+            time.sleep(max(over - time.monotonic(), 0))
+        assert not changes(state, target.state())
 
     def test_it_can_be_taken_back(self, reachable: Controller) -> None:
         target = reachable.target
@@ -182,17 +199,18 @@ class TestCut:
         assert reachable.run(agora_sdks=["web", "recording"])["confirmed"]
         before = target.state()
         with cutting(target):
-            assert reachable.run(agora_confirm_within=WITHIN)["failed"]
+            # With more SDKs, for a set of nft's that goes and comes back is listed last.
+            assert reachable.run(agora_sdks=list(document.SDKS), agora_confirm_within=WITHIN)["failed"]
         assert reachable.reaches()
         assert not changes(before, target.state())
 
 
 @contextlib.contextmanager
-def pending(controller: Controller) -> t.Iterator[subprocess.Popen[bytes]]:
+def pending(controller: Controller, by: str = "", **variables: t.Any) -> t.Iterator[subprocess.Popen[bytes]]:
     """While the context lasts a change waits, which will not be confirmed soon."""
     target = controller.target
-    with cutting(target):
-        process = controller.start(agora_confirm_within=WITHIN)
+    with cutting(target, by):
+        process = controller.start(agora_confirm_within=WITHIN, **variables)
         deadline = time.monotonic() + 30
         while target.attempt("test -e /run/cut").returncode:
             assert time.monotonic() < deadline
@@ -214,7 +232,9 @@ class TestInterrupted:
             os.killpg(process.pid, signal.SIGKILL)
             assert target.module("applied_info")["pending"]["seconds_left"] > 0
             assert "another change waits" in target.module("apply", sdks=["web"])["msg"]
-            time.sleep(WITHIN + PATIENCE)
+            deadline = time.monotonic() + WITHIN + PATIENCE
+            while "pending" in target.module("applied_info"):
+                assert time.monotonic() < deadline
         assert not changes(before, target.state())
         assert reachable.reaches()
 
@@ -245,23 +265,66 @@ class TestInterrupted:
         assert "openagora" not in json.dumps(after)
         assert target.attempt(f"ls {PENDING}").returncode
 
+    def test_a_reboot_while_a_lockdown_is_to_go(self, reachable: Controller) -> None:
+        """It is in force again, with the unit that loads it at boot."""
+        target = reachable.target
+        ask(target)
+        target.apply("web", **MODE)
+        with pending(reachable, CUT, agora_state="absent", agora_lockout_guard=False):
+            assert target.module("applied_info")["rules"] == []
+            target.reboot()
+        assert target.attempt(f"ls {PENDING}").returncode
+        ask(target)
+        assert (target.lets_out("tcp", 443), target.lets_out("tcp", 25)) == (
+            {"4": True, "6": True},
+            {"4": False, "6": False},
+        )
+        assert target.apply("web", **MODE)["changed"] is False
+
 
 class TestSteady:
-    def test_no_connection_fails_through_a_hundred_changes(self, target: Target) -> None:
+    def test_no_connection_fails_through_a_hundred_changes(
+        self, target: Target, record_property: t.Callable[[str, object], None]
+    ) -> None:
         """To a port that stays open, while others come and go."""
         target.reset()
         target.apply("web", "native")
         caller = Running(target, "caller", ("call", "443", "/tmp/calls", *target.far.addresses))
-        with Running(target.far, "caller", ("serve", "443")), caller:
-            results = target.apply_each([("web",), ("web", "native")] * 50)
-        assert [result["changed"] for result in results] == [True] * 100
+        with target.changes() as change, Running(target.far, "caller", ("serve", "443")), caller:
+            for sdks in [["web"], ["web", "native"]] * 50:
+                code, said = change({"sdks": sdks}, target.profile.name)
+                assert code == 0, said
+                assert json.loads(said)[0] > 0
         calls = json.loads(target.run("cat /tmp/calls"))
-        print(f"{target.name}: {calls['total']} connections in {calls['seconds']} seconds")
-        assert calls["total"] > 5000
+        record_property("measured", f"{target.name}, a hundred changes: {_told(calls)}")
+        assert calls["total"] > 200 * calls["seconds"]
+        assert calls["failures"] == []
+
+    def test_none_fails_while_the_first_run_and_the_last_reload_firewalld(
+        self, target: Target, record_property: t.Callable[[str, object], None]
+    ) -> None:
+        """They wait, for as long as this prints: the kernel sends anew what is lost meanwhile."""
+        target.reset()
+        target.run(LOOSEN[target.profile.name])
+        words = ("call", "443", "/tmp/calls", *target.far.addresses, "--patience", "5")
+        caller = Running(target, "caller", words)
+        with target.changes() as change, Running(target.far, "caller", ("serve", "443")), caller:
+            for state in [{"sdks": ["web"]}, {}] * 5:
+                code, said = change(state, target.profile.name)
+                assert code == 0, said
+                assert json.loads(said)[0] > 0
+        calls = json.loads(target.run("cat /tmp/calls"))
+        record_property("measured", f"{target.name}, first run and absent five times: {_told(calls)}")
         assert calls["failures"] == []
 
     def test_a_port_that_is_closed_is_closed_at_once(self, target: Target) -> None:
+        target.reset()
         target.apply("web", "native")
         assert target.lets_out("tcp", 9700) == {"4": True, "6": True}
         target.apply("web")
         assert target.lets_out("tcp", 9700) == {"4": False, "6": False}
+
+
+def _told(calls: dict[str, t.Any]) -> str:
+    rate = calls["total"] / calls["seconds"]
+    return f"{calls['total']} connections, {rate:.0f} a second; the longest took {calls['longest']} ms"

@@ -289,11 +289,13 @@ class TestManagers:
 
     def test_a_run_that_broke_off_is_made_good(self, site: Target) -> None:
         """Before the resolver had read what was written for it."""
+        wish = {"agora_sdks": ["web"], "dns_allowlist_use_here": True}
+        assert set_up(site, **wish).failed == ""
         conf = site.run("ls /etc/dnsmasq.d/openagora.conf /etc/unbound/unbound.conf.d/openagora.conf || true").strip()
         site.run(f"cp {conf} /run/conf && sed -i /agora.io/d {conf} && systemctl restart {resolver_of(site)}")
         site.run(f"cp /run/conf {conf} && touch /var/lib/openagora/dns/running")
         assert ask(site, "127.0.0.1", "agora.io")["agora.io"][0] == "REFUSED"
-        assert set_up(site, agora_sdks=["web"], dns_allowlist_use_here=True).failed == ""
+        assert set_up(site, **wish).failed == ""
         assert ask(site, "127.0.0.1", "agora.io")["agora.io"][0] == "NOERROR"
 
 
@@ -627,7 +629,7 @@ class TestNames:
         sides = {"inside": GATEWAY["agora_inside"], "outside": NAMED["agora_outside"]}
         caller = Running(inside, "caller", ("call", "443", "/tmp/calls", EDGE, "--server", named.plugs["inside"][0]))
         with caller:
-            results = named.apply_each([("web", "native"), ("web",)] * 50, **options, **sides)
+            results = named.apply_each([["web", "native"], ["web"]] * 50, **options, **sides)
             named.run("systemctl reload dnsmasq; sleep 1")
         assert [result["changed"] for result in results] == [True] * 100
         calls = json.loads(inside.run("cat /tmp/calls"))

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import typing as t
 
 import pytest
 
 from . import suite
-from .lab import changes
+from .confirm import SSH
+from .faults import FILES, Trial
+from .lab import Running, changes
 
 if t.TYPE_CHECKING:
     from .lab import Target
 
-__all__ = ["TestEdits", "TestErrors", "TestIdiom", "TestReload", "TestStopped"]
+__all__ = ["TestEdits", "TestErrors", "TestFaults", "TestIdiom", "TestReload", "TestStopped"]
 
 ONCE = "[ -e /run/once ] || { touch /run/once; echo refused >&2; exit 1; }"
 
@@ -101,6 +105,21 @@ class TestEdits:
         assert target.apply("web", "native")["diff"] == check["diff"]
         assert target.apply("web", "native")["changed"] is False
 
+    def test_a_service_that_somebody_removes(self, target: Target) -> None:
+        """firewalld takes it out of our policy's file then, and leaves what that was."""
+        target.reset()
+        before = target.state()
+        target.apply("web")
+        whole = target.state()
+        target.run("rm /etc/firewalld/services/openagora-web.xml")
+        left = "/etc/firewalld/policies/openagora-out.xml.old"
+        target.run(f"timeout 10 sh -c 'until [ -e {left} ]; do sleep 0.1; done'")
+        assert target.apply("web")["changed"] is True
+        assert not changes(whole, target.state())
+        target.run(f"cp {left[: -len('.old')]} {left}")
+        target.apply(state="absent")
+        assert not changes(before, target.state())
+
 
 class TestReload:
     """What a reload of firewalld takes from others, and what it does not."""
@@ -135,6 +154,71 @@ class TestStopped:
         target.run("systemctl stop firewalld")
         target.apply(state="absent")
         assert not changes(before, target.state())
+
+
+class Managed:
+    """The host to which faults happen."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def run(self, argv: t.Sequence[str]) -> object:
+        return self.target.attempt(shlex.join(argv))
+
+    def sh(self, script: str) -> str:
+        return self.target.run(script)
+
+    def path(self, path: str) -> str:
+        return self.target.path(path)
+
+    def stand_in(self, name: str, script: str) -> None:
+        path = f"/usr/local/sbin/{name}"
+        self.target.run(f"printf '%s\\n' {shlex.quote('#!/bin/sh')} {shlex.quote(script)} >{path}; chmod 755 {path}")
+
+    def live(self) -> str:
+        return self.target.run("nft -s list ruleset")
+
+    def objects(self) -> list[str]:
+        state = self.target.state()
+        # What is there while a change waits.
+        state["/etc"] = {path: text for path, text in state["/etc"].items() if "openagora-rollback" not in path}
+        # In which order firewalld's policies have their services depends on what they had before.
+        return sorted(f"{part}: {line}" for part, lines in state.items() for line in _lines(lines))
+
+
+def _lines(part: t.Any) -> list[str]:
+    return [f"{path} {text}" for path, text in sorted(part.items())] if isinstance(part, dict) else part
+
+
+class TestFaults:
+    """Faults at every step of a change, and in what systemd and D-Bus are asked to do: a half of them on each host.
+
+    For other backends a unit test does this.
+    """
+
+    def test_no_fault_leaves_half_a_change(
+        self, target: Target, record_property: t.Callable[[str, object], None]
+    ) -> None:
+        target.reset()
+        target.run(SSH["firewalld"][0])
+        before = target.state()
+        commands = ("busctl", "systemctl", "systemd-run")
+        # Reloads follow each other closely, and packets are lost meanwhile.
+        words = ("call", "22", "/tmp/calls", *target.plugs["outside"], "--patience", "15")
+        called = Running(target, "caller", ("serve", "22")), Running(target.far, "caller", words)
+        try:
+            with called[0], called[1], target.changes() as change:
+                part = slice(target.name.endswith("trixie"), None, 2)
+                trial = Trial(Managed(target), "firewalld", commands, change, late=True, part=part)
+                faults = trial.go_round()
+        finally:
+            target.run(f"cd /usr/local/sbin; /bin/rm -rf {' '.join((*commands, *FILES))} /run/faults")
+        record_property("measured", f"{target.name}: {faults}")
+        target.apply(state="absent")
+        assert not changes(before, target.state())
+        calls = json.loads(target.far.run("cat /tmp/calls"))
+        assert calls["total"] > 5000
+        assert calls["failures"] == []
 
 
 class TestIdiom:

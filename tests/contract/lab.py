@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,8 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from . import document
+from .faults import CHANGER, changer
+from .forks import FORKS, ask
 
 if t.TYPE_CHECKING:
+    from .faults import Change
     from .profiles import Profile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -44,15 +48,47 @@ SETS = ("tcp4", "tcp6", "udp4", "udp6")
 Ports = dict[str, set[int]]
 
 
-def tool(name: str, *arguments: str, stdin: str = "", before: t.Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run one of Ansible's commands, that of this Python's environment; `before` are words before it."""
-    argv = [*before, str(pathlib.Path(sys.executable).with_name(name)), *arguments]
-    return subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
+# Ansible's commands. To load them takes as long as most of what they are asked for.
+LOADED = f"""
+import atexit
+import ansible.executor.task_executor, ansible.plugins.action.normal, ansible.plugins.strategy.linear
+from ansible.cli.adhoc import AdHocCLI
+from ansible.cli.playbook import PlaybookCLI
+from ansible.utils.path import cleanup_tmp_file
+
+def work(name, *arguments):
+    # The folder of temporary files is for those that come later, too.
+    atexit.unregister(cleanup_tmp_file)
+    {{"ansible": AdHocCLI, "ansible-playbook": PlaybookCLI}}[name].cli_executor([name, *arguments])
+{FORKS}"""
+_idle: list[subprocess.Popen[str]] = []
+
+
+def tool(name: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `ansible` or `ansible-playbook`, which are loaded already."""
+    try:
+        process = _idle.pop()
+    except IndexError:
+        process = start([sys.executable, "-c", LOADED], env=ENVIRONMENT, cwd=ROOT)
+    done = ask(process, name, *arguments, stdin=stdin)
+    _idle.append(process)
+    return done
+
+
+def start(argv: list[str], **options: t.Any) -> subprocess.Popen[str]:
+    """Start a command with pipes for its input and output."""
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def command(name: str) -> str:
+    """Where one of Ansible's commands is: that of this Python's environment."""
+    return str(pathlib.Path(sys.executable).with_name(name))
 
 
 def inventory() -> dict[str, t.Any]:
     """The hosts and groups of the scenarios, with all their variables."""
-    listed = tool("ansible-inventory", "--inventory", str(INVENTORY), "--list")
+    argv = [command("ansible-inventory"), "--inventory", str(INVENTORY), "--list"]
+    listed = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     data: dict[str, t.Any] = json.loads(listed.stdout)
     return data
 
@@ -92,6 +128,17 @@ class Measured:
     ingress: Ports
 
 
+def as_opened(proof: dict[str, t.Any]) -> Measured:
+    """The same by the result of module proof."""
+    found: dict[str, Ports] = {"egress": {}, "ingress": {}}
+    for family, directions in proof["open"].items():
+        for direction, protocols in directions.items():
+            for protocol, texts in protocols.items():
+                ranges = [[int(end) for end in text.split("-")] for text in texts]
+                found[direction].update(as_sets({protocol + family[-1]: [[ends[0], ends[-1]] for ends in ranges]}))
+    return Measured(**found)
+
+
 def differences(direction: str, expected: Ports, measured: Ports) -> list[str]:
     """What is closed and should be open, and what is open beyond; the neighbours of a range are named first."""
     lines = []
@@ -125,6 +172,8 @@ class Machine:
     def __init__(self, name: str, variables: dict[str, t.Any]) -> None:
         self.name = name
         self.container: str = variables["ansible_host"]
+        # What Ansible and our roles have to know of it.
+        self.settings = {key: value for key, value in variables.items() if key.startswith(("agora_", "ansible_"))}
         number, networks = variables["test_host_number"], variables["test_networks"]
         self.plugs: dict[str, tuple[str, str]] = {
             plug: (f"{networks[plug]['ipv4']}.{number}", f"{networks[plug]['ipv6']}:{number}")
@@ -141,10 +190,18 @@ class Machine:
             self._process = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
         return self._process
 
+    @property
+    def enter(self) -> list[str]:
+        """The words before a command that is to run there."""
+        return ["nsenter", "--target", self.process, "--all", "--", "env", "--ignore-environment", *SETTINGS]
+
+    def path(self, path: str) -> str:
+        """Where a file of the machine is for this process."""
+        return f"/proc/{self.process}/root{path}"
+
     def attempt(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a shell command, which may fail."""
-        argv = ["nsenter", "--target", self.process, "--all", "--", "env", "--ignore-environment", *SETTINGS]
-        return subprocess.run([*argv, "sh", "-c", command], capture_output=True, text=True, check=False)
+        return subprocess.run([*self.enter, "sh", "-c", command], capture_output=True, text=True, check=False)
 
     def run(self, command: str) -> str:
         """Run a shell command that has to succeed; gives back what it prints."""
@@ -225,7 +282,7 @@ class Target(Machine):
         """Restart the host; returns when it has started all its services."""
         subprocess.run(["podman", "restart", "--time", "2", self.container], check=True, capture_output=True)
         self._process = ""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while self.attempt("systemctl is-system-running --wait").stdout.strip() != "running":
             failed = self.attempt("systemctl --failed").stdout
             assert time.monotonic() < deadline, f"{self.name} has not started: {failed}"
@@ -258,7 +315,11 @@ class Target(Machine):
     def commands_that(self, does: str, *commands: str, when: str = "*") -> t.Iterator[None]:
         """While the context lasts, these commands do something else first when their arguments match a pattern."""
         for command in commands:
-            lines = ("#!/bin/sh", f'case "$*" in {when}) {does};; esac', f'exec {self.path(command)} "$@"')
+            lines = (
+                "#!/bin/sh",
+                f'case "$*" in {when}) {does};; esac',
+                f'exec {self.run(f"command -v {command}").strip()} "$@"',
+            )
             self.run(f"printf '%s\\n' {shlex.join(lines)} >/usr/local/bin/{command}")
         wrappers = " ".join(f"/usr/local/bin/{command}" for command in commands)
         self.run(f"chmod 755 {wrappers}")
@@ -267,15 +328,23 @@ class Target(Machine):
         finally:
             self.run(f"rm {wrappers}")
 
-    def path(self, command: str) -> str:
-        """Where a command is."""
-        return self.run(f"command -v {command}").strip()
+    @contextlib.contextmanager
+    def changes(self) -> t.Iterator[Change]:
+        """What makes changes there without Ansible, while the context lasts."""
+        package = pathlib.Path(self.path("/run/collections/ansible_collections/openagora/firewall"))
+        shutil.copytree(ROOT / "plugins", package / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+        argv = [*self.enter, "env", "PYTHONPATH=/run/collections", "python3", "-c", CHANGER]
+        try:
+            with changer(start(argv)) as change:
+                yield change
+        finally:
+            self.run("/bin/rm -rf /run/collections")
 
     @property
     def inventory(self) -> tuple[str, ...]:
-        """How Ansible's commands find the host, and a faster connection than that of the inventory."""
-        variables = {"ansible_connection": "container", "container_process": self.process}
-        return ("--inventory", str(INVENTORY), "--extra-vars", json.dumps(variables))
+        """How Ansible's commands find the host: it alone, by a faster connection than that of the inventory."""
+        variables = {**self.settings, "ansible_connection": "container", "container_process": self.process}
+        return ("--inventory", f"{self.name},", "--extra-vars", json.dumps(variables))
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
         """Run a module of the collection through Ansible; gives back its result."""
@@ -317,10 +386,9 @@ class Target(Machine):
         assert not result.get("failed"), result.get("msg")
         return result
 
-    def apply_each(self, wishes: t.Iterable[tuple[str, ...]], **options: t.Any) -> list[dict[str, t.Any]]:
+    def apply_each(self, wishes: list[list[str]], **options: t.Any) -> list[dict[str, t.Any]]:
         """Run module apply for one choice of SDKs after the other, each of which has to succeed."""
-        loop = [{"sdks": list(sdks)} for sdks in wishes]
-        task = {"openagora.firewall.apply": {"sdks": "{{ item.sdks }}", **options}, "loop": loop}
+        task = {"openagora.firewall.apply": {"sdks": "{{ item }}", **options}, "loop": wishes}
         play = {"hosts": self.name, "gather_facts": False, "tasks": [task]}
         result = self._result(tool("ansible-playbook", *self.inventory, "/dev/stdin", stdin=json.dumps([play])))
         assert not result.get("failed"), [item["msg"] for item in result["results"] if item.get("failed")]
@@ -379,13 +447,7 @@ class Target(Machine):
         """What module proof says of the same: the kernel's verdict in a copy of the live rules."""
         result = self.module("proof", **options)
         assert not result.get("failed"), result.get("msg")
-        found: dict[str, Ports] = {"egress": {}, "ingress": {}}
-        for family, directions in result["open"].items():
-            for direction, protocols in directions.items():
-                for protocol, texts in protocols.items():
-                    ranges = [[int(end) for end in text.split("-")] for text in texts]
-                    found[direction].update(as_sets({protocol + family[-1]: [[ends[0], ends[-1]] for ends in ranges]}))
-        return Measured(**found)
+        return as_opened(result)
 
     def assert_open(self, *sdks: str) -> None:
         """By packets: open is what the document lists for these SDKs, and nothing else."""

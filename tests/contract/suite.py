@@ -77,30 +77,41 @@ class TestInstruments:
         assert [entry["mtu"] for answers in told.values() for entry in answers] == [1500, 1500]
 
 
+def assert_exact(target: Target, *sdks: str) -> None:
+    """By packets: every listed port in its direction; no neighbour of a range, no egress from outside, nothing else.
+
+    And the kernel's own verdict in a copy of the rules is what the packets say.
+    """
+    target.reset()
+    result = target.apply(*sdks)
+    assert result["backend"]["name"] == target.profile.name
+    measured = target.measure()
+    for name in measured.egress:
+        listed = document.egress(sdks)[name[:3]]
+        for port in sorted(neighbours(listed)):
+            assert port not in measured.egress[name], f"egress {name} {port}, next to a range"
+        if "recording" not in sdks:
+            assert not listed & measured.ingress[name], f"ingress {name} on egress ports"
+    assert not differences("egress", both_families(document.egress(sdks)), measured.egress)
+    assert not differences("ingress", both_families(document.ingress(sdks)), measured.ingress)
+    proved = target.prove()
+    assert not differences("proved egress", measured.egress, proved.egress)
+    assert not differences("proved ingress", measured.ingress, proved.ingress)
+
+
+class TestEachSdk:
+    """The same as in `TestPackets`, for one SDK after the other."""
+
+    @pytest.mark.parametrize("sdk", ALL)
+    def test_open_is_exactly_the_list(self, target: Target, sdk: str) -> None:
+        assert_exact(target, sdk)
+
+
 class TestPackets:
     """What is open, by packets to all 65,535 ports of both protocols, in both directions and families."""
 
-    @pytest.mark.parametrize("sdks", [*((sdk,) for sdk in ALL), ALL], ids="+".join)
-    def test_open_is_exactly_the_list(self, target: Target, sdks: tuple[str, ...]) -> None:
-        """Every listed port in its direction; no neighbour of a range, no egress port from outside, nothing else.
-
-        And the kernel's own verdict in a copy of the rules is what the packets say.
-        """
-        target.reset()
-        result = target.apply(*sdks)
-        assert result["backend"]["name"] == target.profile.name
-        measured = target.measure()
-        for name in measured.egress:
-            listed = document.egress(sdks)[name[:3]]
-            for port in sorted(neighbours(listed)):
-                assert port not in measured.egress[name], f"egress {name} {port}, next to a range"
-            if "recording" not in sdks:
-                assert not listed & measured.ingress[name], f"ingress {name} on egress ports"
-        assert not differences("egress", both_families(document.egress(sdks)), measured.egress)
-        assert not differences("ingress", both_families(document.ingress(sdks)), measured.ingress)
-        proved = target.prove()
-        assert not differences("proved egress", measured.egress, proved.egress)
-        assert not differences("proved ingress", measured.ingress, proved.ingress)
+    def test_open_is_exactly_the_list(self, target: Target) -> None:
+        assert_exact(target, *ALL)
 
     def test_ingress_from(self, target: Target, far: Machine) -> None:
         """Ingress only from where it was asked for: the other side's IPv4 address, and no IPv6."""
@@ -281,29 +292,6 @@ class TestChanges:
             assert not again["added"] + again["removed"]
         assert not changes(after, target.state())
 
-    def test_an_sdk_that_goes_takes_only_its_own_ports(self, target: Target) -> None:
-        """A port that another SDK needs too stays open: 1080 and 8000 are on many lists, Web's range is around them."""
-        target.reset()
-        target.apply(*ALL)
-        for left in (("web", "signaling", "recording", "gaming"), ("recording", "gaming"), ("gaming",)):
-            assert target.apply(*left)["changed"] is True
-            target.assert_open(*left)
-
-    def test_one_of_two_sdks_goes(self, target: Target) -> None:
-        """Whichever two they are, what closes is what the other one does not need. Every run reads the live rules."""
-        target.reset()
-        wishes = [sdks for pair in itertools.permutations(ALL, 2) for sdks in (pair, pair[1:])]
-        for before, after, result in zip([(), *wishes], wishes, target.apply_each(wishes)):
-            for key, more, less in (("added", after, before), ("removed", before, after)):
-                expected = [
-                    (direction, protocol, as_text(listed(more)[protocol] - listed(less)[protocol]))
-                    for direction, listed in (("egress", document.egress), ("ingress", document.ingress))
-                    for protocol in ("tcp", "udp")
-                ]
-                found = [(rule["direction"], rule["protocol"], ",".join(rule["ports"])) for rule in result[key]]
-                assert found == [entry for entry in expected if entry[2]], f"{before} to {after}, {key}"
-        target.assert_open(*wishes[-1])
-
     def test_applied_info(self, target: Target) -> None:
         """What module applied_info reads from the live firewall is the document's list."""
         target.reset()
@@ -320,12 +308,43 @@ class TestChanges:
             ("ingress", "udp"): as_text(document.ingress(ALL)["udp"]),
         }
 
+
+class TestChoices:
+    """From one choice of SDKs to the next, and from one play to another."""
+
+    def test_an_sdk_that_goes_takes_only_its_own_ports(self, target: Target) -> None:
+        """A port that another SDK needs too stays open: 1080 and 8000 are on many lists, Web's range is around them."""
+        target.reset()
+        target.apply(*ALL)
+        for left in (("web", "signaling", "recording", "gaming"), ("recording", "gaming"), ("gaming",)):
+            assert target.apply(*left)["changed"] is True
+            target.assert_open(*left)
+
+    def test_one_of_two_sdks_goes(self, target: Target) -> None:
+        """Whichever two they are, what closes is what the other one does not need. Every run reads the live rules."""
+        target.reset()
+        wishes = [sdks for pair in itertools.permutations(ALL, 2) for sdks in (pair, pair[1:])]
+        results = target.apply_each([list(sdks) for sdks in wishes])
+        for before, after, result in zip([(), *wishes], wishes, results):
+            for key, more, less in (("added", after, before), ("removed", before, after)):
+                expected = [
+                    (direction, protocol, as_text(listed(more)[protocol] - listed(less)[protocol]))
+                    for direction, listed in (("egress", document.egress), ("ingress", document.ingress))
+                    for protocol in ("tcp", "udp")
+                ]
+                found = [(rule["direction"], rule["protocol"], ",".join(rule["ports"])) for rule in result[key]]
+                assert found == [entry for entry in expected if entry[2]], f"{before} to {after}, {key}"
+        target.assert_open(*wishes[-1])
+
     def test_two_plays_at_once(self, target: Target) -> None:
         """They do not interleave: the host holds what one of them wanted."""
         target.reset()
         wishes = (("web",), ("native", "recording"))
         # A host so slow that each play looks at it before the other one has changed anything.
         slow = target.commands_that("sleep 0.3", "nft", "iptables-save", "ip6tables-save", "systemctl")
+        with ThreadPoolExecutor() as pool:
+            # So that Ansible is loaded for both of them.
+            list(pool.map(target.module, ["applied_info"] * 2))
         with slow, ThreadPoolExecutor() as pool:
             for play in [pool.submit(target.apply, *sdks) for sdks in wishes]:
                 play.result()
@@ -533,12 +552,14 @@ class TestErrors:
         assert "refused" in message
         assert target.apply(*ALL)["changed"] is True
 
-    def test_no_root(self, target: Target) -> None:
+    @pytest.mark.parametrize("options", [{"sdks": ["web"]}, {"state": "restored"}], ids=["present", "restored"])
+    def test_no_root(self, target: Target, options: dict[str, t.Any]) -> None:
         target.reset()
+        target.run("mkdir -p -m 0700 /var/lib/openagora")
         before = target.state()
         way = "ansible_connection=containers.podman.podman ansible_remote_tmp=/tmp/nobody"
         nobody = ("--user", "nobody", "--extra-vars", way)
-        result = target.module("apply", *nobody, sdks=["web"])
+        result = target.module("apply", *nobody, **options)
         assert result.get("failed")
         assert "root" in result["msg"]
         assert not changes(before, target.state())
@@ -547,7 +568,9 @@ class TestErrors:
 EVERYWHERE = (
     TestBoot,
     TestChanges,
+    TestChoices,
     TestDrift,
+    TestEachSdk,
     TestErrors,
     TestGateway,
     TestPackets,
@@ -556,8 +579,11 @@ EVERYWHERE = (
 )
 
 
-# What shows on any release: how a request is refused, and how damage is put right.
-ON_ONE_RELEASE = ("TestDrift", "TestEdits", "TestErrors", "TestInstruments")
+# What shows on any release: how a request is refused, how one follows another, how damage is put right, and that what
+# holds of all SDKs holds of each.
+ON_ONE_RELEASE = (
+    *("TestChoices", "TestDrift", "TestEachSdk", "TestEdits", "TestErrors", "TestFaults", "TestInstruments"),
+)
 
 
 def contract_with(backend: types.ModuleType, *, without: t.Collection[str] = ()) -> dict[str, t.Any]:

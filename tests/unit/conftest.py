@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import hypothesis
+from contract import pytest_terminal_summary
 from hypothesis.configuration import set_hypothesis_home_dir
+
+__all__ = ["pytest_terminal_summary"]
 
 # No deadline: how long one example takes says more about a busy machine than about the code.
 set_hypothesis_home_dir(Path(__file__).resolve().parents[2] / ".cache" / "hypothesis")

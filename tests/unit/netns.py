@@ -42,16 +42,10 @@ exec cat
 """
 
 # Looking at a legacy table creates it.
-_LISTING = """
+_LIVE = """
 nft -s list ruleset
-grep -q . /proc/net/ip_tables_names && iptables-legacy-save
-grep -q . /proc/net/ip6_tables_names && ip6tables-legacy-save
-ls -d /etc/openagora* 2>/dev/null
-cd /run/upper
-find . -type f | sort | while read -r file; do
-    stat -c "%n %a" "$file"
-    cat "$file"
-done
+read -r table </proc/net/ip_tables_names && iptables-legacy-save
+read -r table </proc/net/ip6_tables_names && ip6tables-legacy-save
 """
 
 _SYSTEMCTL = """
@@ -135,6 +129,8 @@ class NetnsHost(LocalHost):
 
     def stand_in(self, name: str, script: str) -> None:
         """Put a shell script before the command of this name."""
+        # What stands there may be a link, and to write through it would overwrite the machine's own command.
+        Path(self.path(f"/usr/local/sbin/{name}")).unlink(missing_ok=True)
         self.put(f"/usr/local/sbin/{name}", f"#!/bin/sh\n{script}\n", mode=0o755)
 
     def systemd(self, *, show: str = "", nftables: str = "", active: str = "") -> None:
@@ -159,12 +155,17 @@ class NetnsHost(LocalHost):
         """Load a file of nft."""
         self.sh("nft -f -", stdin=text)
 
-    def start(self, argv: t.Sequence[str]) -> subprocess.Popen[str]:
-        """Start a command that reads its standard input."""
+    @property
+    def pid(self) -> int:
+        """The process whose namespaces are the host's."""
+        return self._holder.pid
+
+    def start(self, argv: t.Sequence[str], *, listen: bool = False) -> subprocess.Popen[str]:
+        """Start a command that reads its standard input; listen: its standard output is to be read."""
         return subprocess.Popen(
             [*self._enter, *argv],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if listen else subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
         )
@@ -210,9 +211,17 @@ class NetnsHost(LocalHost):
         """Run the boot script, which has to succeed, and return what it prints."""
         return self.sh("/bin/sh /etc/openagora/firewall/boot 2>&1")
 
+    def live(self) -> str:
+        """All rules of the kernel, counters aside."""
+        return re.sub(r"\[\d+:\d+\]|^#.*\n", "", self.run(["sh", "-c", _LIVE]).out, flags=re.MULTILINE)
+
     def listing(self) -> str:
-        """Everything that a backend could change: all rules, counters aside, and what differs below /etc."""
-        return re.sub(r"\[\d+:\d+\]|^#.*\n", "", self.run(["sh", "-c", _LISTING]).out, flags=re.MULTILINE)
+        """Everything that a backend could change: all rules, and what differs below /etc."""
+        ours = sorted(path.name for path in Path(self.path("/etc")).glob("openagora*"))
+        upper = Path(self.path("/run/upper"))
+        files = sorted(path for path in upper.rglob("*") if path.is_file() and not path.is_symlink())
+        texts = [f"./{path.relative_to(upper)} {path.stat().st_mode:o}\n{path.read_text()}" for path in files]
+        return "\n".join([self.live(), *ours, *texts])
 
     def objects(self) -> list[str]:
         """A listing in which it does not matter in which order sets and chains were made."""

@@ -201,7 +201,9 @@ def _unit_steps(
     before = (_put(path, have), *(start if enabled else reload))
     if wanted is not None and (wanted != have or not running):
         undo = before if enabled else (*stop, *before)
-        yield Step(f"unit {name}, enabled and started", (_put(path, wanted), *start), undo)
+        # A unit that is not there, or no longer, can be neither disabled nor stopped.
+        rollback = () if enabled else (_put(path, wanted), *reload, *undo)
+        yield Step(f"unit {name}, enabled and started", (_put(path, wanted), *start), undo, rollback=rollback)
     elif wanted is None and have is not None:
         # When it stops it keeps what nobody will ask for any more.
         do = (

@@ -13,9 +13,13 @@ from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, Rule, RuleSet, Side, changes
 
+if t.TYPE_CHECKING:
+    from .._model.lockdown import Lockdown
+
 __all__ = [
     "HOOKS",
     "KINDS",
+    "LOCKED",
     "MARK",
     "PATHS",
     "Accept",
@@ -51,6 +55,9 @@ D = t.TypeVar("D")
 
 # Every object of ours has a name that begins with this, every rule of ours a comment that begins with it.
 MARK = "openagora"
+
+# So begins the comment of a rule of lockdown; after it stands the essential, or `allow`. No SDK has a name like it.
+LOCKED = f"{MARK} lockdown:"
 
 # In the order in which they are rendered.
 KINDS = ("open", "kept", "reply", "error", "note")
@@ -123,6 +130,7 @@ class Step:
 
     `edits` are lines for a person: what is put right in files of ours beside what the rules say (see `edits_of`).
     `rollback` does what `undo` does when nobody knows how much of an action was carried out; none where `undo` does.
+    `live` is the part of `do` that changes the kernel's rules, where an action does more than that; none where not.
     """
 
     what: str
@@ -130,6 +138,7 @@ class Step:
     undo: tuple[Action, ...]
     edits: tuple[str, ...] = ()
     rollback: tuple[Action, ...] = ()
+    live: tuple[Command, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,13 +261,15 @@ def passage_of(pairs: t.Iterable[Crossing]) -> Passage:
 class Place:
     """Where accepts of ours stand or have to stand: one path, for some address families.
 
-    `accepts` is what packets meet there now: empty when nothing leads to our chain.
+    `accepts` is what packets meet there now: empty when nothing leads to our chain. `answers`: what belongs to a
+    connection passes anyway, so only rules whose connections begin here count.
     """
 
     name: str
     path: str
     families: tuple[str, ...]
     accepts: tuple[Accept, ...] = ()
+    answers: bool = False
 
     def rules(self) -> t.Iterator[Rule]:
         """What is accepted here, whether or not other places let it pass."""
@@ -276,6 +287,8 @@ class Place:
 
     def concerns(self, rule: Rule) -> bool:
         """Whether packets of this rule come along here."""
+        if self.answers and rule.direction != direction_of(self.path, reply=False):
+            return False
         return _passes(rule.passage, self.path) and bool(set(self.families) & set(rule.families))
 
 
@@ -369,6 +382,9 @@ class Backend(t.Protocol[S, D]):
 
     def places(self, state: S) -> tuple[Place, ...]:
         """Every place at which packets meet accepts of ours, or would have to."""
+
+    def lockdown(self, state: S, *, held: bool = False) -> Lockdown | None:
+        """The lockdown of ours that is live, None in mode open; `held`: also one that others let something past."""
 
     def effective(self, state: S, desired: D) -> str:
         """`in_force`, or `nothing_to_open` where no rule of the host stands in the way."""

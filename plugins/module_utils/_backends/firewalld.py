@@ -26,10 +26,11 @@ from xml.etree import ElementTree
 
 from .._catalog import CATALOG
 from .._compile import Request, compile_request
+from .._model.lockdown import Lockdown, Passing
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
-from .contract import Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of
+from .contract import LOCKED, Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of
 
 if t.TYPE_CHECKING:
     from .contract import Action, Host
@@ -44,22 +45,32 @@ _OBJECT = "/org/fedoraproject/FirewallD1"
 _UNIT = "firewalld.service"
 
 _PREFIX = "openagora-"
+# What firewalld leaves of a file that it writes itself, as it does with a policy when a service that it names goes.
+_BACKUP = ".xml.old"
 _OURS = "Written by the Ansible collection openagora.firewall"
 _SERVICE = re.compile(r"openagora-(?P<sdk>[a-z][a-z0-9_]*)(?P<ingress>-in)?(?:-[0-9]+)?\Z")
 # At most 18 characters: nftables' chains are named after policies.
-_POLICY = re.compile(r"openagora-(?P<gateway>gw-)?(?P<way>out|in)[0-9]*\Z")
+_POLICY = re.compile(r"openagora-(?P<gateway>gw-)?(?P<way>out|in|lock)[0-9]*\Z")
 _SIDES = re.compile(r"Inside: (.*)\. Outside: (.*)\. ")
 _PRIORITY = -100
+# Policies of lockdown come right after those that allow, and before all zones.
+_LOCK_PRIORITY = _PRIORITY + 1
 _ANYWHERE = "anywhere"
 # Zones of firewalld's own that stand for: nothing comes in.
 _SHUT = ("block", "drop")
 
 # What is known of firewalld's rich rules: those that `Entry.rule` makes.
 _RICH = re.compile(
-    r'rule family="(?:ipv4|ipv6)"'
+    r'rule(?: family="(?P<family>ipv4|ipv6)")?'
     r'(?: source address="(?P<source>[^"]*)")?(?: destination address="(?P<destination>[^"]*)")?'
-    r' service name="(?P<service>[^"]*)" accept\Z'
+    r'(?: service name="(?P<service>[^"]*)"| (?P<what>(?:port|icmp-type|protocol) [^<>]*))? accept\Z'
 )
+_LOG = 'rule priority="32767" log prefix="openagora " level="info" limit value="1/s"'
+
+# What firewalld calls the ICMP that lockdown lets pass; in IPv6 it is all of it where firewalld knows no MLD (1.3).
+_ERRORS = ("destination-unreachable", "time-exceeded", "parameter-problem")
+_NEIGHBOURS = ("router-solicitation", "router-advertisement", "neighbour-solicitation", "neighbour-advertisement")
+_MLD = ("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report")
 
 # Says what speaks against new files and a reload, in firewalld's own words and Python, and changes nothing: whether
 # the configuration is valid with them (a private copy is checked), and in what the running firewall differs from the
@@ -224,33 +235,51 @@ class Zone:
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A service that a policy allows, from one network to one network (empty: anywhere)."""
+    """What a policy allows, from one network to one network (empty: anywhere).
+
+    That is a service or, in lockdown, `what` a rich rule says in its place (empty too: all), in the address family
+    `only` (empty: that of the networks, or both). One that allows nothing logs (`what` is _LOG).
+    """
 
     service: str
     source: str = ""
     destination: str = ""
+    what: str = ""
+    only: str = ""
 
     @property
     def family(self) -> str:
-        """The address family of the networks, empty without them."""
+        """The address family in which it counts, empty for both."""
         named = self.source or self.destination
-        return family_of(named) if named else ""
+        return family_of(named) if named else self.only
+
+    @property
+    def plain(self) -> bool:
+        """Whether a policy names it without a rich rule."""
+        return bool(self.service) and not self.family
+
+    @property
+    def _parts(self) -> list[str]:
+        """What a rich rule consists of; the words are those of the file's elements."""
+        parts = [f'source address="{self.source}"'] if self.source else []
+        parts += [f'destination address="{self.destination}"'] if self.destination else []
+        return parts + ([f'service name="{self.service}"'] if self.service else [self.what] if self.what else [])
 
     def rule(self) -> str:
         """The rich rule as firewalld writes it."""
-        words = [f'rule family="{self.family}"']
-        words += [f'source address="{self.source}"'] if self.source else []
-        words += [f'destination address="{self.destination}"'] if self.destination else []
-        return " ".join([*words, f'service name="{self.service}" accept'])
+        family = [f'family="{self.family}"'] if self.family else []
+        return _LOG if self.what == _LOG else " ".join(["rule", *family, *self._parts, "accept"])
 
     def xml(self) -> str:
         """The element in the policy's file."""
-        if not self.family:
+        if self.plain:
             return f'  <service name="{self.service}"/>\n'
-        lines = [f'  <rule family="{self.family}">']
-        lines += [f'    <source address="{self.source}"/>'] if self.source else []
-        lines += [f'    <destination address="{self.destination}"/>'] if self.destination else []
-        return "\n".join([*lines, f'    <service name="{self.service}"/>', "    <accept/>", "  </rule>", ""])
+        if self.what == _LOG:
+            log = '    <log prefix="openagora " level="info">\n      <limit value="1/s"/>\n    </log>'
+            return f'  <rule priority="32767">\n{log}\n  </rule>\n'
+        family = f' family="{self.family}"' if self.family else ""
+        parts = "".join(f"    <{part}/>\n" for part in [*self._parts, "accept"])
+        return f"  <rule{family}>\n{parts}  </rule>\n"
 
 
 @dataclass(frozen=True)
@@ -304,13 +333,17 @@ class State:
     live: Config | None
     # Files with a name of ours, whoever wrote them.
     files: dict[str, str]
+    # What firewalld has left of files of ours that it wrote itself.
+    backups: dict[str, str]
     zones: dict[str, Zone]
     default: str
+    # Whether it has names for the ICMP of multicast listeners.
+    knows_mld: bool
     # The host's interfaces: those that no zone names belong to the default zone.
     interfaces: tuple[str, ...]
     # Whether this firewalld has policies, which came with version 0.9.
     capable: bool
-    # Policies of others in the running firewall that come before ours and drop or reject.
+    # Policies of others in the running firewall that come before ours and decide.
     ahead: tuple[Policy, ...]
     # What speaks against these files and a reload (see `_object`). It looks at the host, which takes half a second, so
     # it is asked only when something is to be written; it changes nothing.
@@ -391,7 +424,13 @@ def _ports(pairs: t.Iterable[tuple[str, str]]) -> Ports:
 
 def _entry(rule: str) -> Entry | None:
     found = _RICH.match(rule)
-    return Entry(found["service"], found["source"] or "", found["destination"] or "") if found else None
+    if rule == _LOG:
+        return Entry("", what=_LOG)
+    if not found:
+        return None
+    words = {key: value or "" for key, value in found.groupdict().items()}
+    only = "" if words["source"] or words["destination"] else words["family"]
+    return Entry(words["service"], words["source"], words["destination"], words["what"], only)
 
 
 def _live_policy(name: str, settings: dict[str, t.Any]) -> Policy:
@@ -428,8 +467,8 @@ def _read_live(host: Host, names: t.Iterable[str]) -> tuple[Config, tuple[Policy
     listed = _ask(host, ".policy", "getPolicies")
     found = [_live_policy(name, _ask(host, ".policy", "getPolicySettings", "s", name)) for name in sorted(listed)]
     policies = {policy.name: policy for policy in found if _POLICY.match(policy.name) and _OURS in policy.description}
-    ahead = (policy for policy in found if policy.priority < _PRIORITY and policy.target in ("DROP", "REJECT"))
-    used = {entry.service for policy in policies.values() for entry in policy.entries}
+    ahead = (policy for policy in found if policy.priority < _PRIORITY and policy.target != "CONTINUE")
+    used = {entry.service for policy in policies.values() for entry in policy.entries if entry.service}
     services = {}
     for name in sorted({*names, *used}):
         outcome = host.run(_argv("", "getServiceSettings2", "s", name))
@@ -456,13 +495,7 @@ def _stored(files: dict[str, str]) -> Config:
             config.services[name] = _ports(pairs) if plain else {}
             continue
         entries = [Entry(child.get("name", "")) for child in root if child.tag == "service"]
-        for rule in root.iter("rule"):
-            named = {child.tag: child for child in rule}
-            source, destination = (
-                named[side].get("address", "") if side in named else "" for side in ("source", "destination")
-            )
-            if {"service", "accept"} <= set(named) <= {"source", "destination", "service", "accept"}:
-                entries.append(Entry(named["service"].get("name", ""), source, destination))
+        entries += filter(None, map(_stored_rule, root.iter("rule")))
         config.policies[name] = Policy(
             name=name,
             description=root.findtext("description", ""),
@@ -473,6 +506,17 @@ def _stored(files: dict[str, str]) -> Config:
             priority=priority,
         )
     return config
+
+
+def _stored_rule(rule: ElementTree.Element) -> Entry | None:
+    """What a rich rule in a file allows: in the words of firewalld, as `_entry` takes them."""
+    if rule.find("log") is not None:
+        return Entry("", what=_LOG)
+    attributes = [f'family="{rule.get("family")}"'] if rule.get("family") else []
+    words = ["rule", *attributes]
+    for child in rule:
+        words.append(" ".join([child.tag, *(f'{name}="{value}"' for name, value in child.attrib.items())]))
+    return _entry(" ".join(words))
 
 
 def _as_allowed(path: str, before: str, after: str) -> str:
@@ -622,10 +666,14 @@ def _host(state: State) -> tuple[Policy, Policy]:
     )
 
 
-def _policies(names: dict[_Need, str], state: State) -> dict[str, Policy]:
-    """The policies that allow the services. Both ways stand there, so that either can change without a reload."""
+def _policies(names: dict[_Need, str], lockdown: Lockdown | None, state: State) -> dict[str, Policy]:
+    """The policies that allow the services, and those of lockdown.
+
+    Both ways stand there, so that either can change without a reload.
+    """
     problems: list[str] = []
-    passages = sorted({replace(need[0], targets=()) for need in names})
+    here = [Passage()] if lockdown else []
+    passages = sorted({*here, *(replace(need[0], targets=()) for need in names)})
     frames = {}
     for passage in passages:
         # A host, whose passage is empty, is sorted first.
@@ -647,10 +695,55 @@ def _policies(names: dict[_Need, str], state: State) -> dict[str, Policy]:
                 if not one or not other or family_of(one) == family_of(other):
                     ends = (other, one) if direction == "ingress" else (one, other)
                     entries[policy.name].add(Entry(service, *ends))
+    if lockdown and lockdown.uids:
+        problems.append(
+            "no rule of firewalld can name a local user (user:NAME in lockdown_allow); name where that one sends"
+        )
     if problems:
         raise BackendError("; ".join(dict.fromkeys(problems)))
+    locks = []
+    if lockdown:
+        for passage, (out, _in) in frames.items():
+            entries[out.name].update(_besides(lockdown, passage, knows_mld=state.knows_mld))
+        log = (Entry("", what=_LOG),) if lockdown.log else ()
+        for name, what, source in (("lock", "leaves this host", "HOST"), ("gw-lock", "passes this gateway", "ANY")):
+            text = f"{LOCKED} nothing else {what}. {_OURS}."
+            lock = Policy(f"{_PREFIX}{name}", text, (source,), ("ANY",), log, "REJECT", _LOCK_PRIORITY)
+            locks += [lock] if source == "HOST" or lockdown.forward else []
     found = (policy for pair in frames.values() for policy in pair if policy.ingress)
-    return {policy.name: replace(policy, entries=tuple(sorted(entries[policy.name]))) for policy in found}
+    allowing = [replace(policy, entries=tuple(sorted(entries[policy.name]))) for policy in found]
+    return {policy.name: policy for policy in (*allowing, *locks)}
+
+
+def _besides(lockdown: Lockdown, passage: Passage, *, knows_mld: bool) -> t.Iterator[Entry]:
+    """What lockdown lets pass besides the services, and firewalld does not let pass by itself."""
+    near = _meet((), _sources(passage.inside))
+    for passing in lockdown.passing("forward_out" if passage.inside else "output"):
+        if passing.state or passing.ack or passing.interface:
+            continue
+        whats = [f'port port="{text}" protocol="{passing.protocol}"' for text in passing.dports.texts()]
+        if passing.types:
+            names = _ERRORS if passing.family == "ipv4" else (*_ERRORS, "packet-too-big", *_NEIGHBOURS, *_MLD)
+            whats = [f'icmp-type name="{name}"' for name in names]
+            if passing.family == "ipv6" and not knows_mld:
+                whats = ['protocol value="ipv6-icmp"']
+        for source in near:
+            for destination in _meet(passing.networks, _sources(passage.outside)):
+                named = {family_of(network) for network in (source, destination) if network}
+                if named | ({passing.family} - {""}) in ({"ipv4"}, {"ipv6"}, set()):
+                    only = "" if named else passing.family
+                    yield from (Entry("", source, destination, what, only) for what in whats or [""])
+
+
+def _allowed(entry: Entry) -> t.Iterator[Passing]:
+    """What an entry of lockdown allows to some addresses or ports: the reverse of `_besides`, as far as needed."""
+    found = re.fullmatch(r'port port="([0-9-]+)" protocol="(tcp|udp)"', entry.what)
+    networks = normalise_networks([entry.destination]) if entry.destination else ()
+    ports = PortSet.parse(found[1]) if found else PortSet()
+    if not entry.service and not entry.only and (found or not entry.what):
+        # To some address and port at once go questions for names alone, to this port clocks.
+        why = "dns" if found and networks else "ntp" if found and found.groups() == ("123", "udp") else "allow"
+        yield Passing(why, protocol=found[2] if found else "", dports=ports, networks=networks)
 
 
 def _passage(policy: Policy) -> Passage:
@@ -669,7 +762,7 @@ def _accepts_of(config: Config, *, gateway: bool) -> tuple[Accept, ...]:
     for policy in config.policies.values():
         kind = _POLICY.match(policy.name)
         in_order = policy.target == "CONTINUE" and policy.ingress and policy.egress
-        if not (kind and in_order and bool(kind["gateway"]) == gateway):
+        if not (kind and kind["way"] != "lock" and in_order and bool(kind["gateway"]) == gateway):
             continue
         direction = "egress" if kind["way"] == "out" else "ingress"
         passage = _passage(policy) if gateway else Passage()
@@ -692,10 +785,20 @@ def _accepts_of(config: Config, *, gateway: bool) -> tuple[Accept, ...]:
     return tuple(sorted(held))
 
 
+def _locked(config: Config) -> str:
+    """What lockdown says in these policies, a line each."""
+    return "\n".join(
+        [
+            *(f"{name}: {e.rule()}" for name, held in config.policies.items() for e in held.entries if not e.service),
+            *(f"{name}: {held.target}" for name, held in config.policies.items() if held.target == "REJECT"),
+        ]
+    )
+
+
 def _set_settings(policy: Policy, entries: t.Iterable[Entry]) -> Command:
     """Let a policy of the running firewall allow exactly this."""
-    plain = sorted(entry.service for entry in entries if not entry.family)
-    rich = sorted(entry.rule() for entry in entries if entry.family)
+    plain = sorted(entry.service for entry in entries if entry.plain)
+    rich = sorted(entry.rule() for entry in entries if not entry.plain)
     lists = ("services", "as", str(len(plain)), *plain, "rich_rules", "as", str(len(rich)), *rich)
     return Command(_argv(".policy", "setPolicySettings", "sa{sv}", policy.name, "2", *lists))
 
@@ -722,8 +825,9 @@ class Firewalld:
     def read(self, host: Host) -> State:
         """Our files, and while firewalld runs its zones and ours in it. Raises BackendError in panic mode."""
         folders = (f"{_ETC}/services", f"{_ETC}/policies")
-        listed = host.run(["find", *folders, "-maxdepth", "1", "-name", f"{_PREFIX}*.xml"]).out.split("\n")
-        files = {path: host.read(path) or "" for path in sorted(filter(None, listed))}
+        listed = host.run(["find", *folders, "-maxdepth", "1", "-name", f"{_PREFIX}*.xml*"]).out.split("\n")
+        texts = {path: host.read(path) or "" for path in sorted(listed) if path.endswith((".xml", _BACKUP))}
+        files = {path: text for path, text in texts.items() if path.endswith(".xml")}
         live = None
         capable = host.exists(f"{_LIB}/policies")
         ahead: tuple[Policy, ...] = ()
@@ -754,24 +858,27 @@ class Firewalld:
         return State(
             live=live,
             files=files,
+            backups={path: text for path, text in texts.items() if path.endswith(_BACKUP) and _OURS in text},
             zones=zones,
             default=default,
             interfaces=tuple(name for name in found if name != "lo"),
             capable=capable,
+            knows_mld=host.exists(f"{_LIB}/icmptypes/{_MLD[0]}.xml"),
             ahead=ahead,
             objections=functools.partial(_object, host, tuple(python)),
         )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """Files, policies and services. Raises BackendError where a name is taken or a reload would do harm."""
-        if rules.rules and not state.capable:
+        wanted_here = bool(rules.rules or rules.lockdown)
+        if wanted_here and not state.capable:
             raise BackendError(
                 "this firewalld has no policies, which came with version 0.9; use a newer one, or another backend"
             )
         names, ports, texts = _services(_needs(rules))
-        policies = _policies(names, state)
+        policies = _policies(names, rules.lockdown, state)
         files: dict[str, str] = {}
-        if rules.rules:
+        if wanted_here:
             standing = _services(_standing())[2]
             files.update({f"{_ETC}/services/{name}.xml": text for name, text in {**standing, **texts}.items()})
             files.update({f"{_ETC}/policies/{name}.xml": policy.text() for name, policy in policies.items()})
@@ -787,7 +894,7 @@ class Firewalld:
             live = state.live
             frames, wanted = ({name: p.frame for name, p in found.items()} for found in (live.policies, policies))
             unlike = any(live.services.get(name) != need for name, need in ports.items())
-            gone = not rules.rules and any(f"{_ETC}/services/{name}.xml" in mine for name in live.services)
+            gone = not wanted_here and any(f"{_ETC}/services/{name}.xml" in mine for name in live.services)
             reload = frames != wanted or unlike or gone
         if reload or mine != files:
             invalid, differences = state.objections({**dict.fromkeys(mine), **files}, reload)
@@ -811,8 +918,9 @@ class Firewalld:
         paths = []
         edits: list[str] = []
         mine = {path: text for path, text in state.files.items() if _OURS in text}
-        for path in sorted({*mine, *desired.files}):
-            before, after = mine.get(path), desired.files.get(path)
+        there = {**mine, **state.backups}
+        for path in sorted({*there, *desired.files}):
+            before, after = there.get(path), desired.files.get(path)
             if before != after:
                 paths.append(path)
                 do.append(RemoveFile(path) if after is None else WriteFile(path, after))
@@ -834,10 +942,14 @@ class Firewalld:
                     how.append(f"policy {name} at run time")
         if not do:
             return ()
-        used = sorted({entry.service for policy in desired.config.policies.values() for entry in policy.entries})
+        allowed = [entry for policy in desired.config.policies.values() for entry in policy.entries]
+        used = sorted({entry.service for entry in allowed if entry.service})
+        edits += edits_of("lockdown", _locked(_stored(mine)), _locked(desired.config))
         what = f"services {', '.join(used)}" if used else "our services and policies go"
         where = [*paths, *how]
-        rollback = list(undo)
+        # Of a policy's file that cannot be removed, while those of its services go, firewalld leaves one.
+        backups = (path.replace(".xml", _BACKUP) for path in paths if "/policies/" in path and path.endswith(".xml"))
+        rollback = [*undo, *(RemoveFile(path) for path in backups if path not in there)]
         if state.live and not desired.reload:
             # Whatever has become of them, those too that did not have to change.
             rollback += [_set_settings(policy, policy.entries) for policy in state.live.policies.values()]
@@ -863,13 +975,23 @@ class Firewalld:
             for path in ("output", "forward_out")
         )
 
+    def lockdown(self, state: State, *, held: bool = False) -> Lockdown | None:
+        """What our policies let pass; None where none of them rejects the rest."""
+        config = state.live or _stored({path: text for path, text in state.files.items() if _OURS in text})
+        lock, out = (config.policies.get(f"{_PREFIX}{name}") for name in ("lock", "out"))
+        if not lock or not out or (lock.target, lock.priority) != ("REJECT", _LOCK_PRIORITY):
+            return None
+        passing = [each for entry in out.entries for each in _allowed(entry)]
+        forward = f"{_PREFIX}gw-lock" in config.policies
+        return Lockdown.of(passing, forward=forward, log=any(entry.what == _LOG for entry in lock.entries))
+
     def effective(self, state: State, desired: Desired) -> str:
         """`stored` while firewalld does not run."""
         return "in_force" if state.live else "stored"
 
     def files(self, state: State) -> tuple[str, ...]:
         """Services and policies."""
-        return tuple(path for path, text in state.files.items() if _OURS in text)
+        return (*(path for path, text in state.files.items() if _OURS in text), *state.backups)
 
     def in_the_way(self, state: State, rules: RuleSet) -> tuple[str, ...]:
         """The running firewalld, whose zones let nothing in and nothing through that no rule allows."""
@@ -887,7 +1009,11 @@ class Firewalld:
             yield Notice("firewalld_inactive", _UNIT, text)
         used = [policy for policy in desired.config.policies.values() if policy.entries]
         for policy in state.ahead:
-            if any(policy.meets(one) for one in used):
+            if policy.target == "ACCEPT":
+                if any(policy.meets(one) for one in desired.config.policies.values() if one.target == "REJECT"):
+                    text = f"its priority is {policy.priority}, so what it accepts passes in spite of lockdown"
+                    yield Notice("policy_ahead", f"firewalld policy {policy.name}", text)
+            elif any(policy.meets(one) for one in used):
                 text = (
                     f"its priority is {policy.priority}, so it comes before ours ({_PRIORITY}), and its target is "
                     f"{policy.target}: what it does not allow itself stays closed; allow the ports there, or give it "

@@ -13,11 +13,13 @@ import json
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from .._model.lockdown import Lockdown, Passing
 from .._model.ports import PortSet
-from .._model.rules import FAMILIES, Passage, RuleSet, Side
+from .._model.rules import FAMILIES, Passage, RuleSet, Side, normalise_networks
 from . import boot
 from .contract import (
     HOOKS,
+    LOCKED,
     MARK,
     PATHS,
     Accept,
@@ -30,6 +32,7 @@ from .contract import (
     closes,
     crossings,
     direction_of,
+    edits_of,
     is_ours,
     overridden,
     passage_of,
@@ -51,6 +54,16 @@ _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
 # Where the boot script keeps which base chains exist only because of us: iptables-nft cannot tell (the built-in chains
 # of its save format are always listed), and `absent` has to take them away again.
 _MADE = "# Base chains that these rules brought along:"
+# Restores a transaction after the jumps to our chains that there are, however many, were deleted.
+_LOADER = f"""\
+saved=$("$0" -t filter) || exit
+rules=$(
+    read -r table
+    echo "$table"
+    printf '%s\\n' "$saved" | sed -n '/^-A {MARK}-/d; s/^-A \\(.* -[gj] {MARK}-[a-z-]*\\)$/-D \\1/p'
+    cat
+) && printf '%s\\n' "$rules" | "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,8 @@ class State:
     legacy: tuple[Family, ...] = ()
     # The commands that refuse to read the table, because nft made it.
     unreadable: tuple[str, ...] = ()
+    # Whether IPv6 is on and there is no ip6tables for it.
+    blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,7 @@ class Desired:
     ours: dict[str, Ours]
     accepts: dict[tuple[str, str], tuple[Accept, ...]]
     made: frozenset[str]
+    locked: bool = False
 
 
 def _specs(accept: Accept, family: str) -> t.Iterator[str]:
@@ -164,6 +180,67 @@ def _dispatch(pairs: t.Iterable[Crossing]) -> tuple[str, ...]:
     )
 
 
+def _besides(lockdown: Lockdown | None, path: str, family: str) -> tuple[str, ...]:
+    """The rules for what lockdown lets pass on a path besides our accepts, which they follow."""
+    passing = lockdown.passing(path) if lockdown else ()
+    return tuple(spec for each in passing for spec in _passing(each, family))
+
+
+def _rejects(lockdown: Lockdown | None, hook: str, family: str) -> tuple[str, ...]:
+    """How a chain ends in lockdown."""
+    if lockdown is None or hook == "input" or (hook == "forward" and not lockdown.forward):
+        return ()
+    comment = f'-m comment --comment "{LOCKED} log"'
+    specs = [f'-m limit --limit 1/sec {comment} -j LOG --log-prefix "{MARK} "'] if lockdown.log else []
+    how = {"ipv4": "icmp-admin-prohibited", "ipv6": "icmp6-adm-prohibited"}[family]
+    comment = f'-m comment --comment "{LOCKED} reject"'
+    specs += [f"-p tcp {comment} -j REJECT --reject-with tcp-reset", f"{comment} -j REJECT --reject-with {how}"]
+    return tuple(specs)
+
+
+def _passing(passing: Passing, family: str) -> t.Iterator[str]:
+    """The rules for what lockdown lets pass, in one family; none where it is of the other."""
+    if passing.family not in ("", family):
+        return
+    ending = f'-m comment --comment "{LOCKED} {passing.why}" -j ACCEPT'
+    match = f"-o {passing.interface} " if passing.interface else ""
+    if passing.state == "related":
+        match += f"-p {_ICMP[family]} "
+    if passing.protocol:
+        match += f"-p {passing.protocol} "
+    if passing.ack:
+        match += "-m tcp --tcp-flags ACK ACK "
+    if passing.sports:
+        match += f"-m multiport --sports {multiport(passing.sports)} "
+    if passing.state:
+        match += f"-m conntrack --ctstate {passing.state.upper()} "
+    if passing.reply:
+        match += "--ctdir REPLY "
+    if passing.uid >= 0:
+        match += f"-m owner --uid-owner {passing.uid} "
+    option = {"ipv4": "-m icmp --icmp-type", "ipv6": "-m icmp6 --icmpv6-type"}[family]
+    types = [f"-p {_ICMP[family]} {option} {number} " for number in passing.types] or [""]
+    chunks = [f"-m multiport --dports {multiport(chunk)} " for chunk in passing.dports.chunks()] or [""]
+    for address in _addresses("-d", passing.networks):
+        yield from (f"{address}{match}{kind}{ports}{ending}" for kind in types for ports in chunks)
+
+
+def _allowed(spec: str) -> t.Iterator[Passing]:
+    """What a rule of lockdown allows to some addresses, ports or users: the reverse of `_passing`, as far as needed."""
+    options = options_of(spec)
+    why = options.get("--comment", "").partition(f"{LOCKED} ")[2]
+    if why in ("dns", "allow") and options.get("-j") == "ACCEPT":
+        networks = normalise_networks([options["-d"]]) if "-d" in options else ()
+        ports = ports_of(options["--dports"]) if "--dports" in options else PortSet()
+        uid = int(options.get("--uid-owner", -1))
+        yield Passing(why, protocol=options.get("-p", ""), dports=ports, networks=networks, uid=uid)
+
+
+def _lock_lines(ours: Ours) -> str:
+    """The rules of lockdown, a line each."""
+    return "\n".join(f"{chain}: {spec}" for chain, specs in ours.chains.items() for spec in specs if LOCKED in spec)
+
+
 def _met(side: Side | None, address: str, interface: str) -> str:
     return f"{address if side.kind == 'source' else interface} {side.name} " if side else ""
 
@@ -179,7 +256,9 @@ def _crossings_of(specs: t.Sequence[str]) -> list[Crossing]:
         )
         if inside and options.get("-j") == _CHAIN["forward_out"]:
             found.append((inside, outside))
-    return found if [options_of(spec) for spec in specs] == [options_of(spec) for spec in _dispatch(found)] else []
+    # In lockdown more follows.
+    heads = [options_of(spec) for spec in specs[: 2 * len(found)]]
+    return found if heads == [options_of(spec) for spec in _dispatch(found)] else []
 
 
 def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage) -> tuple[Accept, ...]:
@@ -189,6 +268,8 @@ def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage
     far, near = ("-d", "-s") if direction_of(path, reply=False) == "egress" else ("-s", "-d")
     for spec in specs:
         options = options_of(spec)
+        if options.get("--comment", "").startswith(LOCKED):
+            continue
         sdk = options.get("--comment", "").partition(f"{MARK} ")[2]
         reply = options.get("--ctdir") == "REPLY"
         text = options.get("--sports" if reply else "--dports")
@@ -209,15 +290,19 @@ def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage
     return (*found, *gathered(held, passage))
 
 
-def _transaction(before: Ours, after: Ours) -> str:
-    """One iptables-restore input that turns the one into the other and leaves everything else alone."""
-    lines = ["*filter", *(f":{chain} - [0:0]" for chain in after.chains)]
+def _transaction(before: Ours, after: Ours, *, sure: bool = True) -> str:
+    """One iptables-restore input that turns the one into the other and leaves everything else alone.
+
+    `sure`: the one is there; otherwise it may be that nothing of it came about, and `_LOADER` deletes the jumps.
+    """
+    gone = [chain for chain in before.chains if chain not in after.chains]
+    # Makes a chain, or empties the one that is there.
+    lines = ["*filter", *(f":{chain} - [0:0]" for chain in (*after.chains, *gone))]
     lines += [f"-A {chain} {spec}" for chain, specs in after.chains.items() for spec in specs]
     if before.jumps != after.jumps:
-        lines += [f"-D {jump.base} {jump.spec}" for jump in before.jumps]
+        lines += [f"-D {jump.base} {jump.spec}" for jump in before.jumps if sure]
         lines += [f"-I {jump.base} {jump.index + 1} {jump.spec}" for jump in after.jumps]
-    gone = [chain for chain in before.chains if chain not in after.chains]
-    lines += [f"-F {chain}" for chain in gone] + [f"-X {chain}" for chain in gone]
+    lines += [f"-X {chain}" for chain in gone]
     return "\n".join([*lines, "COMMIT", ""])
 
 
@@ -294,9 +379,8 @@ class Iptables:
     def read(self, host: Host) -> State:
         """The filter tables of both families; of IPv4 alone where IPv6 is switched off or has no ip6tables."""
         version = host.run(["iptables", "--version"])
-        families = ["ipv4"]
-        if host.exists("/proc/net/if_inet6") and host.which("ip6tables-save"):
-            families.append("ipv6")
+        ipv6, able = host.exists("/proc/net/if_inet6"), bool(host.which("ip6tables-save"))
+        families = ["ipv4", "ipv6"] if ipv6 and able else ["ipv4"]
         made: list[str] = []
         for line in (host.read(boot.SCRIPT_PATH) or "").splitlines():
             if line.startswith(_MADE):
@@ -310,40 +394,52 @@ class Iptables:
             made=frozenset(made),
             legacy=tuple(family for family in old if family),
             unreadable=tuple(_COMMANDS[name] for name, family in zip(families, read) if not family),
+            blind=ipv6 and not able,
         )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """The chains, and the jumps: an existing jump stays unless something before it closes a needed port."""
-        if rules.rules and state.unreadable:
+        if (rules.rules or rules.lockdown) and state.unreadable:
             raise BackendError(
                 f"table filter of {', '.join(state.unreadable)} was made by nft, and iptables cannot read it; "
                 "use backend: nftables"
             )
+        if rules.lockdown and state.blind:
+            raise BackendError(
+                "IPv6 is on and there is no ip6tables: everything would leave by IPv6; install ip6tables, or use "
+                "backend: nftables"
+            )
         ours: dict[str, Ours] = {}
         wanted = _wanted(rules)
-        made = set(state.made) if rules.rules else set()
+        made = set(state.made) if rules.rules or rules.lockdown else set()
         for family in state.families:
             chains: dict[str, tuple[str, ...]] = {}
             jumps: list[Jump] = []
             for hook, paths in HOOKS.items():
-                if not wanted[family.family, hook]:
+                rejects = _rejects(rules.lockdown, hook, family.family)
+                if not (wanted[family.family, hook] or _besides(rules.lockdown, hook, family.family)):
                     continue
                 for path in paths:
                     held = accepts(rules, path, (family.family,))
-                    chains[_CHAIN[path]] = tuple(spec for accept in held for spec in _specs(accept, family.family))
+                    specs = [spec for accept in held for spec in _specs(accept, family.family)]
+                    chains[_CHAIN[path]] = (*specs, *_besides(rules.lockdown, path, family.family))
                 if hook == "forward":
-                    chains[_CHAIN[hook]] = _dispatch(crossings((rule.passage for rule in rules), (family.family,)))
-                jumps.append(self._jump(family, hook, wanted[family.family, hook]))
+                    leading = _dispatch(crossings((rule.passage for rule in rules), (family.family,)))
+                    chains[_CHAIN[hook]] = (*leading, *_besides(rules.lockdown, hook, family.family))
+                if rejects:
+                    chains[_CHAIN[hook]] += rejects
+                jumps.append(self._jump(family, hook, wanted[family.family, hook], first_of_all=bool(rejects)))
                 if family.existing is not None and _BASE[hook] not in family.existing:
                     made.add(f"{family.family}:{_BASE[hook]}")
             ours[family.family] = Ours(chains, tuple(sorted(jumps)))
-        return Desired(ours, wanted, frozenset(made))
+        return Desired(ours, wanted, frozenset(made), rules.lockdown is not None)
 
-    def _jump(self, family: Family, hook: str, wanted: tuple[Accept, ...]) -> Jump:
+    def _jump(self, family: Family, hook: str, wanted: tuple[Accept, ...], *, first_of_all: bool) -> Jump:
         base = _BASE[hook]
         first = Jump(base, 0, f"-m comment --comment {MARK} -j {_CHAIN[hook]}")
         mine = [jump for jump in family.ours().jumps if jump.base == base]
-        if len(mine) != 1 or options_of(mine[0].spec) != options_of(first.spec):
+        # What others accept before it would leave a host that is locked down.
+        if first_of_all or len(mine) != 1 or options_of(mine[0].spec) != options_of(first.spec):
             return first
         before = family.drops(base, stop=mine[0].index)
         return first if any(closes(drop, wanted) for drop in before) else mine[0]
@@ -355,6 +451,7 @@ class Iptables:
             have, want = family.ours(), desired.ours[family.family]
             if not have.same(want):
                 restore = (f"{family.command}-restore", "--noflush", "--wait", "10")
+                loader = ("/bin/sh", "-c", _LOADER, f"{family.command}-save") if have.jumps != want.jumps else ()
                 counts = ", ".join(f"{chain} ({len(specs)} rules)" for chain, specs in want.chains.items())
                 places = ", ".join(jump.base for jump in want.jumps)
                 what = f"{counts}, jumped to from {places}" if want.chains else "chains and jumps of ours go"
@@ -362,7 +459,11 @@ class Iptables:
                     Step(
                         f"{family.command}: {what}",
                         do=(Command(restore, _transaction(have, want)),),
-                        undo=(Command(restore, _transaction(want, have)), *self._unmade(family, want)),
+                        undo=(
+                            Command((*loader, *restore), _transaction(want, have, sure=False)),
+                            *self._unmade(family, want),
+                        ),
+                        edits=edits_of(f"{family.command} lockdown", _lock_lines(have), _lock_lines(want)),
                     )
                 )
             if not want.chains:
@@ -446,9 +547,28 @@ class Iptables:
             return ()
         return _accepts_of(ours.chains.get(_CHAIN[path], ()), path, family, passage)
 
+    def lockdown(self, state: State, *, held: bool = False) -> Lockdown | None:
+        """What our chains let pass; None where one does not reject the rest, or something may pass before it."""
+        families = [family.ours() for family in state.families]
+        specs = [spec for ours in families for spec in ours.chains.get(_CHAIN["output"], ())]
+        ends = [spec for spec in specs if f'"{LOCKED} reject"' in spec and "-p" not in options_of(spec)]
+        led = [
+            jump
+            for family in state.families
+            for jump in family.ours().jumps
+            if jump.base == _BASE["output"]
+            and {leads(spec) for spec in family.rules[jump.base][: jump.index]} <= {"DROP", "REJECT"}
+        ]
+        if not families or len(ends) < len(families) or (len(led) < len(families) and not held):
+            return None
+        forward = any(LOCKED in spec for ours in families for spec in ours.chains.get(_CHAIN["forward"], ()))
+        passing = [each for spec in specs for each in _allowed(spec)]
+        return Lockdown.of(passing, forward=forward, log=any(f'"{LOCKED} log"' in spec for spec in specs))
+
     def effective(self, state: State, desired: Desired) -> str:
         """`nothing_to_open` where every base chain accepts and none drops a needed port."""
-        return "in_force" if any(_dropping(state.families, desired.accepts)) else "nothing_to_open"
+        held = desired.locked or any(_dropping(state.families, desired.accepts))
+        return "in_force" if held else "nothing_to_open"
 
     def files(self, state: State) -> tuple[str, ...]:
         """None: its rules are in the kernel."""

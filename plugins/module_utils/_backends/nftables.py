@@ -15,11 +15,13 @@ import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from .._model.lockdown import Lockdown, Passing
 from .._model.ports import HIGHEST, LOWEST, PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
 from . import boot
 from .contract import (
     HOOKS,
+    LOCKED,
     MARK,
     PATHS,
     Accept,
@@ -32,6 +34,7 @@ from .contract import (
     closes,
     crossings,
     direction_of,
+    edits_of,
     is_ours,
     overridden,
     passage_of,
@@ -39,6 +42,7 @@ from .contract import (
 
 if t.TYPE_CHECKING:
     from .._model.messages import Notice
+    from .._model.rules import Rule
     from .contract import Crossing, Host
 
 __all__ = ["Nftables", "address_sets", "kept_by_iptables", "parse_listing", "unnamed"]
@@ -54,14 +58,16 @@ _IPTABLES_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 # Takes back: replaces our jumps in the chains that are named as arguments ("inet filter output") by what standard input
 # says, in one transaction. A rule can be deleted only by its handle, which is not known before it has been added.
 _LOADER = f"""\
-{{
+rules=$(
     for place; do
-        nft -a list chain $place | sed -n \\
+        chain=$(nft -a list chain $place) || exit
+        printf '%s\\n' "$chain" | sed -n \\
             's/^[[:space:]]*jump {MARK}_[a-z]* comment "{MARK}" # handle \\([0-9]*\\)$/\\1/p' |
             sed "s/^/delete rule $place handle /"
     done
     cat
-}} | nft -f -"""
+) && printf '%s\\n' "$rules" | nft -f -
+"""
 
 _ADDRESSES = {"ipv4": "ip", "ipv6": "ip6"}
 
@@ -78,6 +84,10 @@ _ADDRESS_SETS = {
 
 # What dnsmasq remembers never comes into a set again: it has to forget, where it runs.
 _FORGET = "systemctl kill --signal=HUP dnsmasq.service 2>/dev/null || true"
+_FORGETTING = Command(("/bin/sh", "-c", _FORGET))
+
+# Lockdown: base chains of our own. They come after the host's, which have their say as ever; a reject here is final.
+_LOCK, _LOCK_PRIORITY = f"inet {MARK}", 10
 
 Expression = list[dict[str, t.Any]]
 
@@ -192,6 +202,19 @@ class Ours:
 
 
 @dataclass(frozen=True)
+class Lock:
+    """The live table of lockdown, as `nft list` prints it, and its chains in our own words.
+
+    `sound`: they are base chains at the hooks that they are named after, in a table without flags.
+    """
+
+    table: Table
+    listed: str
+    chains: dict[str, tuple[str, ...]]
+    sound: bool
+
+
+@dataclass(frozen=True)
 class State:
     """The live tables that are nobody else's, and those that the host's own loader will put there at boot.
 
@@ -201,6 +224,12 @@ class State:
     tables: dict[str, Table]
     boot_tables: dict[str, Table] = field(default_factory=dict)
     owned: dict[str, Table] = field(default_factory=dict)
+    lock: Lock | None = None
+
+    @property
+    def filled(self) -> tuple[Table, ...]:
+        """The tables that can have sets of addresses."""
+        return (*self.tables.values(), *([self.lock.table] if self.lock else ()))
 
 
 @dataclass(frozen=True)
@@ -210,6 +239,8 @@ class Desired:
     ours: dict[str, Ours]
     boot: dict[str, Ours]
     accepts: tuple[Accept, ...]
+    # The chains of lockdown's table, none in mode open.
+    lock: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _value(element: t.Any) -> t.Any:
@@ -418,6 +449,10 @@ def _side_of(seen: dict[str, t.Any], address: str, interface: str) -> Side | Non
 
 def _words(rule: Expression, comment: str, chain: str) -> str:
     """A rule of a chain of ours in our own words, empty when it is none of ours."""
+    if comment.startswith(LOCKED):
+        told = _told(rule, comment)
+        # What is in braces there no rule of ours has.
+        return "" if '{"' in told else told
     if chain == _CHAIN["forward"]:
         crossing = _crossing_of(rule, comment)
         return _lead(*crossing) if crossing else ""
@@ -461,7 +496,7 @@ def _accept_of(rule: Expression, comment: str, chain: str) -> tuple[Accept, str]
     path = next((path for path in PATHS if _CHAIN[path] == chain), "")
     seen = _seen(rule)
     updates = seen.pop("set", None)
-    if not path or not is_ours(comment):
+    if not path or not is_ours(comment) or comment.startswith(LOCKED):
         return None
     sdk = comment[len(MARK) + 1 :]
     if seen.pop("accept", "") is not None:
@@ -535,25 +570,44 @@ def _note_of(seen: dict[str, t.Any], updates: t.Any, sdk: str, path: str) -> tup
     return None
 
 
+def _port_set(table: str, name: str) -> str:
+    return f"add set {table} {name} {{ type inet_service; flags interval; }}"
+
+
+def _address_set(table: str, name: str) -> str:
+    kind, seconds, size = _ADDRESS_SETS[name]
+    return f"add set {table} {name} {{ type {kind}; size {size}; flags dynamic,timeout; timeout {seconds}s; }}"
+
+
+def _used(names: t.Iterable[str], chains: t.Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Those of these sets of addresses that a rule of these chains looks at, in the order in which they are made."""
+    lines = [line for held in chains.values() for line in held]
+    named = [name for name in names if any(f"@{name} " in line for line in lines)]
+    return tuple(name for name in _ADDRESS_SETS if name in named)
+
+
 def _moved(have: Ours, want: Ours) -> list[str]:
     """The base chains in which jumps change."""
     return sorted({jump.base for jump in set(have.jumps) ^ set(want.jumps)})
 
 
-def _transaction(table: str, have: Ours, want: Ours) -> str:
+def _transaction(table: str, have: Ours, want: Ours, *, sure: bool = True) -> str:
     """The nft commands that turn the one into the other, but for jumps that do not come first.
 
-    Jumps that change are already deleted.
+    Jumps that change are already deleted. `sure`: the one is there; otherwise it may be that nothing of it came about.
     """
+    gone = [name for name in have.chains if name not in want.chains]
+    gone_sets = [name for name in have.sets if name not in want.sets]
+    gone_addresses = [name for name in have.address_sets if name not in want.address_sets]
     lines = []
-    for name in want.address_sets:
-        if name not in have.address_sets:
-            kind, seconds, size = _ADDRESS_SETS[name]
-            shape = f"type {kind}; size {size}; flags dynamic,timeout; timeout {seconds}s;"
-            lines.append(f"add set {table} {name} {{ {shape} }}")
+    if not sure:
+        # What is not there cannot be deleted.
+        lines += [f"add chain {table} {name}" for name in gone] + [_port_set(table, name) for name in gone_sets]
+        lines += [_address_set(table, name) for name in gone_addresses]
+    lines += [_address_set(table, name) for name in want.address_sets if name not in have.address_sets]
     for name, ports in want.sets.items():
         if have.sets.get(name) != ports:
-            lines += [f"add set {table} {name} {{ type inet_service; flags interval; }}", f"flush set {table} {name}"]
+            lines += [_port_set(table, name), f"flush set {table} {name}"]
             lines += [f"add element {table} {name} {{ {ports} }}"] if ports else []
     for name, rules in want.chains.items():
         if have.chains.get(name) != rules:
@@ -564,10 +618,8 @@ def _transaction(table: str, have: Ours, want: Ours) -> str:
         for jump in want.jumps
         if jump.base in _moved(have, want) and not jump.index
     ]
-    gone = [name for name in have.chains if name not in want.chains]
     lines += [f"flush chain {table} {name}" for name in gone] + [f"delete chain {table} {name}" for name in gone]
-    lines += [f"delete set {table} {name}" for name in have.sets if name not in want.sets]
-    lines += [f"delete set {table} {name}" for name in have.address_sets if name not in want.address_sets]
+    lines += [f"delete set {table} {name}" for name in (*gone_sets, *gone_addresses)]
     return "\n".join([*lines, ""])
 
 
@@ -602,7 +654,7 @@ def parse_listing(listing: str) -> dict[str, Table]:
 
 def _native(table: Table) -> bool:
     """Whether the table is of a family that has IP packets, in use, and neither firewalld's nor one of our own."""
-    named = table.name == "firewalld" or table.name.startswith(f"{MARK}_")
+    named = table.name in ("firewalld", MARK) or table.name.startswith(f"{MARK}_")
     return table.family in _FAMILIES and not named and "dormant" not in table.flags
 
 
@@ -652,7 +704,7 @@ def address_sets(state: State) -> tuple[str, ...]:
     """The sets for what the resolver answers, as dnsmasq's option nftset takes them."""
     return tuple(
         f"{family[-1]}#{table.family}#{table.name}#{_NAMES}_{family}"
-        for table in state.tables.values()
+        for table in state.filled
         for family in FAMILIES
         if f"{_NAMES}_{family}" in table.sets
     )
@@ -662,7 +714,7 @@ def unnamed(state: State) -> tuple[tuple[str, int], ...]:
     """The addresses and TCP ports that somebody went to although no answer of the resolver named them."""
     found = {
         (str(key["concat"][0]), int(key["concat"][1]))
-        for table in state.tables.values()
+        for table in state.filled
         for family in FAMILIES
         for key in map(_value, table.sets.get(f"{_UNNAMED}_{family}", {}).get("elem", ()))
     }
@@ -693,7 +745,7 @@ class Nftables:
         for key, table in tables.items():
             _refuse_foreign(table)
             tables[key] = replace(table, texts=self._texts(host, table))
-        return State(tables, self._boot_tables(host), owned)
+        return State(tables, self._boot_tables(host), owned, _read_lock(host))
 
     def _tables(self, host: Host, argv: list[str]) -> dict[str, Table]:
         outcome = host.run(argv)
@@ -746,7 +798,7 @@ class Nftables:
         live = {key: self._in_table(rules, table) for key, table in state.tables.items()}
         at_boot = {key: self._in_table(rules, table) for key, table in {**state.tables, **state.boot_tables}.items()}
         wanted = tuple(accept for path in PATHS for accept in accepts(rules, path, FAMILIES))
-        return Desired(live, {key: ours for key, ours in at_boot.items() if ours.chains}, wanted)
+        return Desired(live, {key: ours for key, ours in at_boot.items() if ours.chains}, wanted, _lock(rules))
 
     def _in_table(self, rules: RuleSet, table: Table) -> Ours:
         chains: dict[str, tuple[str, ...]] = {}
@@ -756,7 +808,9 @@ class Nftables:
         for hook, paths in HOOKS.items():
             found = {path: accepts(rules, path, _FAMILIES[table.family]) for path in paths}
             wanted = tuple(accept for held in found.values() for accept in held)
-            bases = [base for base in table.bases(hook) if wanted and table.decides(base, wanted)]
+            besides = {path: _besides(rules.lockdown, path, _FAMILIES[table.family]) for path in (*paths, hook)}
+            needed = wanted or besides[hook]
+            bases = [base for base in table.bases(hook) if needed and table.decides(base, wanted)]
             if not bases:
                 continue
             for path, held in found.items():
@@ -767,13 +821,13 @@ class Nftables:
                     lines.append(_rule(accept, name))
                     if name:
                         sets[name] = accept.ports
-                chains[_CHAIN[path]] = tuple(lines)
+                chains[_CHAIN[path]] = (*lines, *besides[path])
             if hook == "forward":
-                chains[_CHAIN[hook]] = _dispatch(crossings((rule.passage for rule in rules), _FAMILIES[table.family]))
+                leading = _dispatch(crossings((rule.passage for rule in rules), _FAMILIES[table.family]))
+                chains[_CHAIN[hook]] = (*leading, *besides[hook])
             jumps += [self._jump(table, base, hook, wanted) for base in bases]
         named = [f"{base}_{family}" for base in (_NAMES, _UNNAMED) for family in _FAMILIES[table.family]]
-        used = [name for name in named if any(f"@{name} " in line for lines in chains.values() for line in lines)]
-        return Ours(chains, sets, tuple(sorted(jumps)), tuple(name for name in _ADDRESS_SETS if name in used))
+        return Ours(chains, sets, tuple(sorted(jumps)), _used(named, chains))
 
     def _jump(self, table: Table, base: Chain, hook: str, wanted: tuple[Accept, ...]) -> Jump:
         """An existing jump stays unless something before it closes a needed port."""
@@ -785,9 +839,13 @@ class Nftables:
         return first if any(closes(drop, wanted) for drop in before) else mine[0]
 
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
-        """One transaction for all tables."""
+        """One transaction for all tables, and one for lockdown: opened before it is locked, unlocked before closed."""
+        locking = _lock_step(state, desired)
+        opening = self._opening(state, desired)
+        return (*opening, *locking) if desired.lock else (*locking, *opening)
+
+    def _opening(self, state: State, desired: Desired) -> tuple[Step, ...]:
         forth, back, names, late = [], [], [], []
-        forget = Command(("/bin/sh", "-c", _FORGET))
         made, lost = False, False
         places: list[str] = []
         for key, want in desired.ours.items():
@@ -802,7 +860,7 @@ class Nftables:
                 f"delete rule {key} {jump.base} handle {jump.handle}\n" for jump in have.jumps if jump.base in moved
             ]
             forth.append(_transaction(key, have, want))
-            back.append(_transaction(key, want, have))
+            back.append(_transaction(key, want, have, sure=False))
             # An index is looked up in what is live before a transaction, so these come after it, one by one.
             late += [
                 f"add rule {key} {jump.base} index {jump.index - 1} {jump.text}"
@@ -818,26 +876,29 @@ class Nftables:
         undo = [Command(("/bin/sh", "-c", _LOADER, "sh", *places), "".join(back))]
         undo += [Command(("nft", line)) for line in late]
         # A set that is made anew, forth or back, is empty, and dnsmasq fills it only with what it asks anew.
-        forth_then, back_then = [forget] * made, [forget] * lost
+        forth_then, back_then = [_FORGETTING] * made, [_FORGETTING] * lost
         return (Step(f"nftables: table {', table '.join(names)}: {what}", (do, *forth_then), (*undo, *back_then)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """For each table one transaction, so that a table that is gone by then keeps no other one from its rules."""
-        if not desired.boot:
+        if not (desired.boot or desired.lock):
             return None
-        sections = [_LOAD_FUNCTION]
+        lock = "".join(_lock_text(desired.lock))
+        sections = [f"nft -f - <<'RULES' || status=1\n{lock}RULES\n"] if lock else []
+        sections += [_LOAD_FUNCTION] if desired.boot else []
         for key, ours in desired.boot.items():
             places = " ".join(f"'{key} {jump.base}' {jump.target}" for jump in ours.jumps)
             rules = _transaction(key, Ours(), replace(ours, jumps=()))
             sections.append(f"load '{key}' {places} <<'RULES'\n{rules}RULES\n")
         named = [(key, name) for key, ours in desired.boot.items() for name in ours.address_sets]
+        named += [(_LOCK, name) for name in _used(_ADDRESS_SETS, desired.lock)]
         keep = "; ".join(f"nft list set {key} {name}" for key, name in named if name.startswith(_NAMES))
         if keep:
             sections.append(f"{_FORGET}\n")
         return boot.script("".join(sections), keep)
 
     def places(self, state: State) -> tuple[Place, ...]:
-        """Each base chain with a jump to ours, with the accepts it leads to and nothing before it closes."""
+        """Lockdown's chain; each base chain with a jump to ours, with the accepts it leads to that nothing closes."""
         passage = passage_of(pair for table in state.tables.values() for pair in self._crossings(table))
         places = []
         for key, table in state.tables.items():
@@ -851,6 +912,11 @@ class Nftables:
                         held += [accept for accept in found if not any(closes(drop, (accept,)) for drop in drops)]
                     if held or base.policy == "drop" or Drop() in table.drops(base):
                         places.append(Place(f"{key} {base.name}", path, _FAMILIES[table.family], tuple(held)))
+        if self.lockdown(state) and state.lock:
+            for hook, lines in state.lock.chains.items():
+                for path in HOOKS[hook]:
+                    let = tuple(dict.fromkeys(_let(lines, path)))
+                    places.append(Place(f"{_LOCK} {hook}", path, FAMILIES, let, answers=True))
         return tuple(places)
 
     def _held(self, table: Table, target: str, path: str, passage: Passage) -> t.Iterator[Accept]:
@@ -871,14 +937,26 @@ class Nftables:
     def _crossings(self, table: Table) -> list[Crossing]:
         """The pairs of sides that our chain leads both ways: the reverse of `_dispatch`; none for other rules."""
         chain = table.chains.get(_CHAIN["forward"], Chain(""))
-        rules = [_crossing_of(rule, comment) for rule, comment in zip(chain.rules, chain.comments)]
+        pairs_of = [pair for pair in zip(chain.rules, chain.comments) if not pair[1].startswith(LOCKED)]
+        rules = [_crossing_of(rule, comment) for rule, comment in pairs_of]
         pairs = [(inside, outside) for path, inside, outside in filter(None, rules) if path == "forward_out" and inside]
         words = tuple(_lead(*rule) if rule else "" for rule in rules)
         return pairs if words == _dispatch(pairs) else []
 
+    def lockdown(self, state: State, *, held: bool = False) -> Lockdown | None:
+        """What the live table lets pass; None where it does not reject the rest."""
+        chains = state.lock.chains if state.lock and (state.lock.sound or held) else {}
+        lines = chains.get("output", ())
+        if not any(f'reject with icmpx admin-prohibited comment "{LOCKED} reject"' in line for line in lines):
+            return None
+        passing = [each for line in lines for each in _allowed(line)]
+        log = any(f'comment "{LOCKED} log"' in line for line in lines)
+        return Lockdown.of(passing, forward="forward" in chains, log=log)
+
     def effective(self, state: State, desired: Desired) -> str:
         """`nothing_to_open` where no base chain can drop."""
-        return "in_force" if any(ours.chains for ours in desired.ours.values()) else "nothing_to_open"
+        held = desired.lock or any(ours.chains for ours in desired.ours.values())
+        return "in_force" if held else "nothing_to_open"
 
     def files(self, state: State) -> tuple[str, ...]:
         """None: its rules are in the kernel."""
@@ -903,6 +981,313 @@ class Nftables:
         for key, table in tables.items():
             for jump in self._in_table(rules, table).jumps:
                 yield f"nftables table {key} chain {jump.base}"
+
+
+def _lock(rules: RuleSet) -> dict[str, tuple[str, ...]]:
+    """The chains of lockdown's table: what is allowed, then the reject, which is final whatever other tables say."""
+    lockdown = rules.lockdown
+    if lockdown is None:
+        return {}
+    chains: dict[str, tuple[str, ...]] = {}
+    for hook in ("output", "forward") if lockdown.forward else ("output",):
+        lines = [*_besides(lockdown, hook, FAMILIES)]
+        lines += [line for rule in rules for line in _locked_rule(rule, hook)]
+        if hook == "forward":
+            for pair in crossings((rule.passage for rule in rules), FAMILIES):
+                sides = _lock_sides(*pair)
+                lines += [f"{sides}{line}" for line in _besides(lockdown, "forward_out", _families_of(pair))]
+        log = [f'limit rate 1/second log prefix "{MARK} " comment "{LOCKED} log"'] if lockdown.log else []
+        ends = [("meta l4proto { tcp } ", "tcp reset"), ("", "icmpx admin-prohibited")]
+        rejects = [f'{match}counter reject with {how} comment "{LOCKED} reject"' for match, how in ends]
+        chains[hook] = (*lines, *log, *rejects)
+    return chains
+
+
+def _besides(lockdown: Lockdown | None, path: str, families: t.Collection[str]) -> tuple[str, ...]:
+    """The rules for what lockdown lets pass on a path besides our accepts."""
+    passing = lockdown.passing(path) if lockdown else ()
+    return tuple(_passing(each) for each in passing if each.family in ("", *families))
+
+
+def _passing(passing: Passing) -> str:
+    parts = []
+    if passing.interface:
+        parts.append(f'oifname "{passing.interface}"')
+    if passing.state == "related":
+        parts.append("meta l4proto { icmp, icmpv6 }")
+    if passing.state:
+        parts.append(f"ct state {{ {passing.state} }}")
+    if passing.reply:
+        parts.append("ct direction { reply }")
+    if passing.ack:
+        parts.append("tcp flags ack")
+    if passing.networks:
+        parts.append(f"{_ADDRESSES[passing.family]} daddr {{ {_plain(passing.networks)} }}")
+    elif passing.family and not passing.types:
+        parts.append(f"meta nfproto {{ {passing.family} }}")
+    if passing.types:
+        protocol = {"ipv4": "icmp", "ipv6": "icmpv6"}[passing.family]
+        parts.append(f"{protocol} type {{ {', '.join(map(str, passing.types))} }}")
+    for field_name, ports in (("sport", passing.sports), ("dport", passing.dports)):
+        if ports:
+            parts.append(f"{passing.protocol} {field_name} {{ {', '.join(ports.texts())} }}")
+    if passing.uid >= 0:
+        parts.append(f"meta skuid {{ {passing.uid} }}")
+    return f'{" ".join(parts)} accept comment "{LOCKED} {passing.why}"'
+
+
+_ALLOWS = re.compile(
+    r"(?:meta nfproto \{ ipv[46] \} )?"
+    r"(?:ip6? daddr \{ (?P<networks>[^}]*) \} ?)?"
+    r"(?:(?P<protocol>tcp|udp) dport \{ (?P<ports>[^}]*) \} ?)?"
+    r"(?:meta skuid \{ (?P<uid>[0-9]+) \} ?)?"
+    rf'accept comment "{LOCKED} (?P<why>dns|allow)"'
+)
+
+
+def _allowed(line: str) -> t.Iterator[Passing]:
+    """What a rule of lockdown allows to some addresses, ports or users: the reverse of `_passing`, as far as needed."""
+    found = _ALLOWS.fullmatch(line)
+    if found:
+        networks = normalise_networks(found["networks"].split(", ")) if found["networks"] else ()
+        ports = PortSet.parse(found["ports"]) if found["ports"] else PortSet()
+        uid = int(found["uid"]) if found["uid"] else -1
+        yield Passing(found["why"], protocol=found["protocol"] or "", dports=ports, networks=networks, uid=uid)
+
+
+def _plain(networks: t.Iterable[str]) -> str:
+    """Networks as nft prints them: an address alone without its prefix."""
+    return ", ".join(network.removesuffix("/128" if ":" in network else "/32") for network in networks)
+
+
+def _locked_rule(rule: Rule, hook: str) -> t.Iterator[str]:
+    """The rules of lockdown that accept what a rule allows; replies are those of established connections."""
+    through = bool(rule.passage.inside)
+    if through != (hook == "forward") or (not through and rule.direction == "ingress"):
+        return
+    out = rule.direction == "egress"
+    far, near = ("daddr", "saddr") if out else ("saddr", "daddr")
+    address = "".join(
+        f"{_ADDRESSES[family_of(networks[0])]} {side} {{ {_plain(networks)} }} "
+        for side, networks in ((far, rule.networks), (near, rule.passage.targets))
+        if networks
+    )
+    for pair in crossings([rule.passage], rule.families) if through else [None]:
+        sides = _lock_sides(*(pair if out else pair[::-1])) if pair else ""
+        for sdk, ports in rule.needs:
+            match = f"{rule.protocol} dport {{ {', '.join(ports.texts())} }}"
+            comment = f'comment "{MARK} {sdk}"'
+            if rule.scope != "names":
+                yield f"{sides}{address}{match} accept {comment}"
+                continue
+            for family, word in _ADDRESSES.items():
+                answered = f"{word} daddr @{_NAMES}_{family} {match} update @{_NAMES}_{family} {{ {word} daddr }}"
+                yield f"{sides}{answered} accept {comment}"
+            for family, word in _ADDRESSES.items():
+                noted = f"update @{_UNNAMED}_{family} {{ {word} daddr . {rule.protocol} dport }}"
+                yield f"meta nfproto {{ {family} }} {sides}{match} {noted} {comment}"
+
+
+_LETS = {
+    far: re.compile(
+        rf"(?:ip6? {far} (?:\{{ (?P<networks>[^}}]*) \}}|@{_NAMES}_(?P<names>ipv[46])) )?"
+        rf"(?:ip6? {near} \{{ (?P<targets>[^}}]*) \}} )?"
+        r"(?P<protocol>tcp|udp) dport \{ (?P<ports>[^}]*) \} "
+        rf'(?:update @\S+ \{{ ip6? daddr \}} )?accept comment "{MARK} (?P<sdk>[a-z][a-z0-9_]*)"'
+    )
+    for far, near in (("daddr", "saddr"), ("saddr", "daddr"))
+}
+# One rule for each pair of sides has these words.
+_CROSSING = re.compile(
+    r'(?:iifname "([^"]*)" |ip6? saddr \{ (\S+) \} )?'
+    r'(?:oifname "([^"]*)" |ip6? daddr \{ (\S+) \} )?'
+    rf'udp dport \{{ 123 \}} accept comment "{LOCKED} ntp"'
+)
+
+
+def _let(lines: t.Sequence[str], path: str) -> t.Iterator[Accept]:
+    """What lockdown's rules let pass for SDKs on a path, between all sides there: the reverse of `_locked_rule`."""
+    crossing = filter(None, map(_CROSSING.fullmatch, lines)) if path in HOOKS["forward"] else ()
+    ends = ((_end(found[1], found[2]), _end(found[3], found[4])) for found in crossing)
+    passage = passage_of((inside, outside) for inside, outside in ends if inside)
+    direction = direction_of(path, reply=False)
+    out = direction == "egress"
+
+    def between(families: t.Iterable[str]) -> list[str]:
+        pairs = crossings([passage], families)
+        return [_lock_sides(*(pair if out else pair[::-1])) for pair in pairs] or [""]
+
+    for line in lines:
+        for sides in between(FAMILIES):
+            rest = line[len(sides) :]
+            found = _LETS["daddr" if out else "saddr"].fullmatch(rest) if line.startswith(sides) else None
+            if not found:
+                continue
+            named = (found["networks"], found["targets"])
+            networks, targets = (normalise_networks(text.split(", ") if text else ()) for text in named)
+            families = {family_of(network) for network in (*networks, *targets)} or FAMILIES
+            if all(f"{each}{rest}" in lines for each in between(families)):
+                through = replace(passage, targets=targets)
+                ports, names = PortSet.parse(found["ports"]), found["names"] or ""
+                yield Accept("open", direction, found["protocol"], found["sdk"], networks, ports, through, names)
+
+
+def _end(interface: str | None, network: str | None) -> Side | None:
+    if interface:
+        return Side("interface", interface)
+    return Side("source", *normalise_networks([network])) if network else None
+
+
+def _lock_sides(source: Side | None, target: Side | None) -> str:
+    """What a rule of lockdown looks at to tell from where to where a packet crosses."""
+    words = []
+    for side, address, interface in ((source, "saddr", "iifname"), (target, "daddr", "oifname")):
+        if side is not None and side.kind == "source":
+            words.append(f"{_ADDRESSES[side.families[0]]} {address} {{ {_plain([side.name])} }} ")
+        else:
+            words.append(_met(side, address, interface))
+    return "".join(words)
+
+
+def _families_of(pair: Crossing) -> tuple[str, ...]:
+    return tuple(family for family in FAMILIES if all(side is None or family in side.families for side in pair))
+
+
+def _lock_text(chains: dict[str, tuple[str, ...]]) -> t.Iterator[str]:
+    """The nft commands, a line each, that bring the table to these chains. What is in its sets stays; none: nothing."""
+    if not chains:
+        return
+    # Of a chain that is not wanted any more only the rules go, and it accepts.
+    yield from (f"add table {_LOCK}\n", f"flush table {_LOCK}\n")
+    yield from (f"{_address_set(_LOCK, name)}\n" for name in _used(_ADDRESS_SETS, chains))
+    for hook, rules in chains.items():
+        shape = f"type filter hook {hook} priority {_LOCK_PRIORITY}; policy accept;"
+        yield f"add chain {_LOCK} {hook} {{ {shape} }}\n"
+        yield from (f"add rule {_LOCK} {hook} {rule}\n" for rule in rules)
+
+
+def _lock_step(state: State, desired: Desired) -> tuple[Step, ...]:
+    """The step to lockdown's chains, in one transaction."""
+    have, wanted = state.lock, desired.lock
+    sets = _used(_ADDRESS_SETS, wanted)
+    kept = have is not None and have.sound and set(have.table.sets) == set(sets) and set(have.chains) == set(wanted)
+    # An empty table is not wanted either.
+    kept = kept and bool(wanted)
+    if have.chains == wanted and kept if have else not wanted:
+        return ()
+    gone = f"add table {_LOCK}\ndelete table {_LOCK}\n"
+    do = [Command(("nft", "-f", "-"), ("" if kept else gone) + "".join(_lock_text(wanted)))]
+    undo = [Command(("nft", "-f", "-"), gone + (have.listed if have else ""))]
+    # A set that is made anew is empty, and dnsmasq fills it only with what it asks anew.
+    do += [_FORGETTING] * bool(sets and not kept)
+    undo += [_FORGETTING] * bool(have and have.table.sets)
+    shown = [
+        "\n".join(f"{hook}: {rule}" for hook in found for rule in found[hook])
+        for found in (have.chains if have else {}, wanted)
+    ]
+    what = "nothing else leaves" if wanted else "lockdown ends"
+    return (Step(f"nftables: table {_LOCK}: {what}", tuple(do), tuple(undo), edits_of(f"table {_LOCK}", *shown)),)
+
+
+def _read_lock(host: Host) -> Lock | None:
+    """Lockdown's table. Raises BackendError when one of that name is foreign."""
+    # Numbers, because names depend on the version and on /etc/protocols.
+    listed = host.run(["nft", "-n", "list", "table", *_LOCK.split()])
+    if listed.code != 0:
+        return None
+    table = parse_listing(host.run(["nft", "-n", "-j", "list", "table", *_LOCK.split()]).out)[_LOCK]
+    marked = any(is_ours(comment) for chain in table.chains.values() for comment in chain.comments)
+    # Somebody may have emptied ours.
+    emptied = set(table.chains) <= set(HOOKS) and set(table.sets) <= set(_ADDRESS_SETS)
+    if not marked and (not emptied or any(chain.rules for chain in table.chains.values())):
+        raise BackendError(
+            f"nftables: table {_LOCK} carries a name of ours but holds no rule of ours; rename or delete it, then run "
+            "again"
+        )
+    _refuse_foreign(table)
+    chains = {chain.name: tuple(map(_told, chain.rules, chain.comments)) for chain in table.chains.values()}
+    # With a flag (dormant, ...) the table may not count.
+    sound = not re.search(r"^\tflags ", listed.out, re.MULTILINE) and all(
+        f"type filter hook {chain.name} priority {_LOCK_PRIORITY}; policy accept;" in listed.out
+        for chain in table.chains.values()
+    )
+    return Lock(table, listed.out, chains, sound)
+
+
+# What nft says, with a number or with a name, for a word of ours; types of ICMP are numbers here.
+_WORDS: dict[str, dict[t.Any, t.Any]] = {
+    "meta nfproto": {2: "ipv4", 10: "ipv6"},
+    "meta l4proto": {1: "icmp", 6: "tcp", 58: "icmpv6", "ipv6-icmp": "icmpv6"},
+    "ct state": {2: "established", 4: "related"},
+    "ct direction": {1: "reply"},
+    "icmp type": {"destination-unreachable": 3, "time-exceeded": 11, "parameter-problem": 12},
+    "icmpv6 type": {
+        "destination-unreachable": 1,
+        "packet-too-big": 2,
+        "time-exceeded": 3,
+        "parameter-problem": 4,
+        "mld-listener-query": 130,
+        "mld-listener-report": 131,
+        "mld-listener-done": 132,
+        "mld-listener-reduction": 132,
+        "nd-router-solicit": 133,
+        "nd-router-advert": 134,
+        "nd-neighbor-solicit": 135,
+        "nd-neighbor-advert": 136,
+        "mld2-listener-report": 143,
+    },
+}
+
+
+def _told(rule: Expression, comment: str) -> str:
+    """A rule of lockdown in the words of `_passing` and its like, whatever words nft has for it."""
+    parts = []
+    for statement in rule:
+        ((kind, value),) = statement.items()
+        if kind == "match" and value["op"] in ("==", "in"):
+            ((source, inner),) = value["left"].items() if isinstance(value["left"], dict) else (("", {}),)
+            words = inner if isinstance(inner, dict) else {}
+            name = f"{words.get('protocol', source)} {words.get('field', words.get('key'))}"
+            right = value["right"]
+            items = right["set"] if isinstance(right, dict) and "set" in right else _as_list(right)
+            if name in ("meta oifname", "meta iifname"):
+                parts.append(f'{name[5:]} "{right}"')
+                continue
+            if name == "tcp flags" and value["op"] == "in" and right in ("ack", 16):
+                # Whatever other flags there are; other words mean this one alone.
+                parts.append("tcp flags ack")
+                continue
+            if isinstance(right, str) and right.startswith("@"):
+                parts.append(f"{name} {right}")
+                continue
+            if name.endswith(("saddr", "daddr")):
+                texts = [_plain(_networks(right))]
+            elif name.endswith(("sport", "dport")):
+                texts = _elements(items).texts()
+            else:
+                texts = [str(_WORDS.get(name, {}).get(item, item)) for item in items]
+            parts.append(f"{name} {{ {', '.join(texts)} }}")
+        elif kind == "counter":
+            parts.append("counter")
+        elif kind == "limit":
+            parts.append(f"limit rate {value.get('rate')}/{value.get('per')}")
+        elif kind == "log":
+            parts.append(f'log prefix "{value.get("prefix")}"' if value and len(value) == 1 else json.dumps(statement))
+        elif kind == "reject" and value:
+            how = "admin-prohibited" if value.get("expr") in (3, "admin-prohibited") else value.get("expr", "")
+            parts.append(f"reject with {value['type']} {how}".rstrip())
+        elif kind == "set":
+            keys = [value["elem"]] if "payload" in value["elem"] else value["elem"].get("concat", ())
+            fields = [f"{key['payload']['protocol']} {key['payload']['field']}" for key in keys if "payload" in key]
+            parts.append(f"{value['op']} {value['set']} {{ {' . '.join(fields)} }}")
+            # nft leaves the family out where the rest of the rule says it.
+            named = [family for family, word in _ADDRESSES.items() if fields[1:] and fields[0] == f"{word} daddr"]
+            parts[:0] = [f"meta nfproto {{ {family} }}" for family in named if not parts[0].startswith("meta nfproto")]
+        elif kind == "accept":
+            parts.append("accept")
+        else:
+            parts.append(json.dumps(statement))
+    return f'{" ".join(parts)} comment "{comment}"'
 
 
 # A jump that is there stays where it is: others may have come before it since, and innocently so.

@@ -6,6 +6,9 @@
 ufw keeps its rules as text in user.rules and user6.rules and, while it is active, as rules in its user chains. Both
 are changed in one process that holds ufw's own lock, and in both only what names our profiles: texts, order and
 counters of foreign rules stay, and unsaved edits of before.rules do not become live.
+
+Rules of lockdown have no ports that a profile could name. They are known by ufw's comments, which stand in its files
+alone; in the live chains they are the first ones that say the same.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from .._catalog import CATALOG
+from .._model.lockdown import Lockdown, Passing
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import Passage, Side
 from .contract import (
     HOOKS,
+    LOCKED,
     Accept,
     BackendError,
     Command,
@@ -30,6 +35,7 @@ from .contract import (
     Step,
     WriteFile,
     closes,
+    crossings,
     edits_of,
     overridden,
     passage_of,
@@ -51,6 +57,7 @@ _FOLDERS = ("/etc/ufw", "/var/lib/ufw")
 _FILES = {"ipv4": "user.rules", "ipv6": "user6.rules"}
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _PREFIX = {"ipv4": "ufw", "ipv6": "ufw6"}
+_ANY = PortSet()
 _ANYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 
 _OURS = "Written by the Ansible collection openagora.firewall"
@@ -66,7 +73,7 @@ _RULE = re.compile(r"-A (ufw6?-user-(?:input|output|forward|logging-[a-z]+)) (.*
 # Does a whole change under ufw's lock, or nothing of it. Its input is {files: [{path, before, after}], restores:
 # [{command, do, undo}]}; a text that is null is a file that is not there.
 _SCRIPT = r"""
-import errno, fcntl, json, os, subprocess, sys, tempfile, time
+import errno, fcntl, json, os, signal, subprocess, sys, time
 
 def read(path):
     try:
@@ -77,10 +84,15 @@ def read(path):
 
 def write(path, text):
     path = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(path), "." + os.path.basename(path) + ".openagora")
     if text is None:
-        os.unlink(path)
+        for one in (temporary, path):
+            try:
+                os.unlink(one)
+            except FileNotFoundError:
+                pass
         return
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".openagora-")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
@@ -100,15 +112,19 @@ def write(path, text):
         os.unlink(temporary)
         raise
 
-def restore(command, text):
+def restore(command, text, undo=None, undos=None):
     done = subprocess.run([command, "--noflush", "--wait", "10"], input=text, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, encoding="utf-8", errors="surrogateescape")
+    if done.returncode <= 0 and undos is not None:
+        # One that is killed may have done its work.
+        undos.append((restore, command, undo))
     if done.returncode != 0:
         raise RuntimeError("{0} ended with code {1}: {2}".format(command, done.returncode, done.stderr.strip()))
 
 def change(files, restores):
     for file in files:
-        if read(file["path"]) != file["before"]:
+        # What is undone may have come about in part.
+        if read(file["path"]) not in (file["before"], file["after"]):
             raise RuntimeError("{0} was changed by somebody else meanwhile; run again".format(file["path"]))
     undos = []
     try:
@@ -116,11 +132,18 @@ def change(files, restores):
             write(file["path"], file["after"])
             undos.append((write, file["path"], file["before"]))
         for item in restores:
-            restore(item["command"], item["do"])
-            undos.append((restore, item["command"], item["undo"]))
-    except BaseException:
+            restore(item["command"], item["do"], item["undo"], undos)
+    except BaseException as error:
+        left = []
         for function, place, text in reversed(undos):
-            function(place, text)
+            try:
+                function(place, text)
+            except (OSError, RuntimeError) as problem:
+                left.append(str(problem))
+        if left:
+            # Who asked tells by this that it is half done.
+            print("{0}; undoing it: {1}".format(error, "; ".join(left)), file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         raise
 
 def main():
@@ -156,6 +179,8 @@ class Table:
     rules: dict[str, tuple[str, ...]]
     path: str = ""
     text: str = ""
+    # The rules of lockdown that ufw's file of this family has: hook, what for, and the rule.
+    locks: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def live(self) -> bool:
@@ -243,37 +268,76 @@ class Entry:
 
     def spec(self) -> str:
         """The rule as ufw gives it to iptables (UFWRule.format_rule), the quotes in its comment included."""
-        ports = multiport(self.ports)
-        target, source = (
-            [f"{option} {_short(network)}"] if network else []
-            for option, network in (("-d", self.way.target), ("-s", self.way.source))
-        )
-        matched = [*target, f"--dport {ports}"] if ports.isdigit() else [f"-m multiport --dports {ports}", *target]
-        interfaces = [f"{option} {name}" for option, name in (("-i", self.way.came), ("-o", self.way.left)) if name]
-        comment = f"-j ACCEPT -m comment --comment 'dapp_{_escaped(self.profile.name)}'"
-        return " ".join([*interfaces, f"-p {self.protocol}", *matched, *source, comment])
+        comment = f"-m comment --comment 'dapp_{_escaped(self.profile.name)}'"
+        return f"{_matches(self.way, self.protocol, self.ports)} -j ACCEPT {comment}"
 
     def block(self, table: Table) -> str:
         """The rule as it stands in ufw's file."""
-        way, anywhere = self.way, _ANYWHERE[table.family]
-        action, passes = "allow", {"output": "out", "input": "in"}.get(way.hook, "")
-        if way.hook == "forward":
-            action = "route:allow"
-            passes = "!".join(f"{verb}_{name}" for verb, name in (("in", way.came), ("out", way.left)) if name) or "in"
-        target, source = (_short(network) if network else anywhere for network in (way.target, way.source))
-        fields = [action, self.protocol, multiport(self.ports), target, "any", source]
+        fields, passes = _fields(table.family, "allow", self.way, self.protocol, self.ports)
         return (
-            f"\n{_TUPLE}{' '.join(fields)} {_escaped(self.profile.name)} - {passes}\n"
-            f"-A {table.chain(way.hook)} {self.spec()}\n"
+            f"\n{_TUPLE}{fields} {_escaped(self.profile.name)} - {passes}\n"
+            f"-A {table.chain(self.way.hook)} {self.spec()}\n"
         )
 
 
 @dataclass(frozen=True)
+class Lock:
+    """One rule of lockdown, which allows (`allow`) or ends it all (`reject`); `why` is what it is for."""
+
+    why: str
+    action: str
+    way: Way
+    protocol: str = "any"
+    ports: PortSet = PortSet()
+    sports: PortSet = PortSet()
+
+    def spec(self) -> str:
+        """The rule as ufw gives it to iptables (UFWRule.format_rule)."""
+        matches = _matches(self.way, self.protocol, self.ports, self.sports)
+        return f"{matches} -j {'ACCEPT' if self.action == 'allow' else 'REJECT'}".strip()
+
+    def block(self, table: Table) -> str:
+        """The rule as it stands in ufw's file."""
+        fields, passes = _fields(table.family, self.action, self.way, self.protocol, self.ports, self.sports)
+        comment = f"{LOCKED} {self.why}".encode().hex()
+        return f"\n{_TUPLE}{fields} {passes} comment={comment}\n-A {table.chain(self.way.hook)} {self.spec()}\n"
+
+
+@dataclass(frozen=True)
 class Desired:
-    """The profile file, and the rules that name its profiles in each address family, in order."""
+    """The profile file, the rules that name its profiles in each address family, in order, and those of lockdown."""
 
     profiles: str | None
     entries: dict[str, tuple[Entry, ...]]
+    locks: dict[str, tuple[Lock, ...]]
+    lockdown: bool = False
+
+
+def _matches(way: Way, protocol: str, ports: PortSet, sports: PortSet = _ANY) -> str:
+    """What a rule looks at, as ufw gives it to iptables; ranges and lists only for destination ports."""
+    interfaces = [f"{option} {name}" for option, name in (("-i", way.came), ("-o", way.left)) if name]
+    named = [f"-p {protocol}"] if protocol != "any" else []
+    target, source = (
+        [f"{option} {_short(network)}"] if network else []
+        for option, network in (("-d", way.target), ("-s", way.source))
+    )
+    text = multiport(ports)
+    matched = [*target, f"--dport {text}"] if text.isdigit() else [f"-m multiport --dports {text}", *target]
+    came = [f"--sport {multiport(sports)}"] if sports else []
+    return " ".join([*interfaces, *named, *(matched if ports else target), *source, *came])
+
+
+def _fields(
+    family: str, action: str, way: Way, protocol: str, ports: PortSet, sports: PortSet = _ANY
+) -> tuple[str, str]:
+    """How ufw's file begins to tell a rule, and the word in it for where packets pass."""
+    passes = {"output": "out", "input": "in"}.get(way.hook, "")
+    if way.hook == "forward":
+        action = f"route:{action}"
+        passes = "!".join(f"{verb}_{name}" for verb, name in (("in", way.came), ("out", way.left)) if name) or "in"
+    target, source = (_short(network) if network else _ANYWHERE[family] for network in (way.target, way.source))
+    near, far = (multiport(held) or "any" for held in (ports, sports))
+    return " ".join([action, protocol, near, target, far, source]), passes
 
 
 def _short(network: str) -> str:
@@ -306,6 +370,9 @@ def _same(spec: str) -> tuple[tuple[str, str], ...]:
     # The quotes that ufw writes around a comment come with it into the kernel.
     if "--comment" in options:
         options["--comment"] = options["--comment"].strip("'")
+    if options.get("--reject-with", "").endswith("-port-unreachable"):
+        # What a rule without it does, as iptables-save says.
+        del options["--reject-with"]
     return tuple(sorted(options.items()))
 
 
@@ -323,6 +390,36 @@ def _ours(table: Table, hook: str, foreign: t.Container[str]) -> list[tuple[int,
     ]
 
 
+def _all_ours(table: Table, hook: str, foreign: t.Container[str]) -> list[tuple[int, str]]:
+    """The same, with those of lockdown."""
+    found = dict(_ours(table, hook, foreign))
+    rules = table.rules.get(table.chain(hook), ())
+    said = [_same(spec) for spec in rules]
+    for where, _why, spec in table.locks if any(where == hook for where, _why, _spec in table.locks) else ():
+        alike = [index for index, words in enumerate(said) if words == _same(spec) and index not in found]
+        if where == hook and alike:
+            found[alike[0]] = rules[alike[0]]
+    return sorted(found.items())
+
+
+def _why(fields: str) -> str:
+    """What a rule of lockdown is for, by its comment in ufw's file; empty for any other."""
+    comment = fields.partition(" comment=")[2].strip()
+    text = bytes.fromhex(comment).decode(errors="replace") if re.fullmatch(r"(?:[0-9a-f]{2})+", comment) else ""
+    return text[len(LOCKED) + 1 :] if text.startswith(f"{LOCKED} ") else ""
+
+
+def _locks_in(text: str) -> t.Iterator[tuple[str, str, str]]:
+    """The rules of lockdown in a file of ufw's."""
+    why = ""
+    for line in text.splitlines():
+        rule = _RULE.match(line)
+        if line.startswith(_TUPLE):
+            why = _why(line)
+        elif rule and why:
+            yield rule[1].rpartition("-")[2], why, rule[2]
+
+
 def _split(text: str, foreign: t.Container[str]) -> tuple[str, str, str]:
     """A file of ufw's without our rules: what comes before the first of them, our rules, what comes after it."""
     rest: list[str] = []
@@ -332,7 +429,7 @@ def _split(text: str, foreign: t.Container[str]) -> tuple[str, str, str]:
         if line.startswith(_TUPLE):
             fields = line[len(_TUPLE) :].partition(" comment=")[0].split()
             names = [name.replace("%20", " ") for name in fields[6:8]] if len(fields) > 7 else []
-            mine = _is_ours(names, foreign)
+            mine = _is_ours(names, foreign) or bool(_why(line))
         elif not _RULE.match(line):
             mine = False
         # A rule of ours whose tuple somebody took away goes, too.
@@ -353,7 +450,7 @@ def _read_file(host: Host, family: str) -> Table | None:
     paths = [f"{folder}/{_FILES[family]}" for folder in _FOLDERS]
     found = next((path for path in paths if host.exists(path)), "")
     text = host.read(found) if found else None
-    return None if text is None else Table(family, *parse(text), found, text)
+    return None if text is None else Table(family, *parse(text), found, text, tuple(_locks_in(text)))
 
 
 def _read_live(host: Host, family: str) -> Table | None:
@@ -368,7 +465,8 @@ def _read_live(host: Host, family: str) -> Table | None:
 
 def _read_foreign(host: Host) -> dict[str, str]:
     """The profiles named like ours that files of others define, and those files."""
-    outcome = host.run(["grep", "-rHs", "^[[]Agora ", _FOLDER])
+    # ufw passes over hidden files (ufw/applications.py); one of ours may be left by a run that was killed.
+    outcome = host.run(["grep", "-rHs", "--exclude=.*", "^[[]Agora ", _FOLDER])
     foreign = {}
     for line in outcome.out.splitlines():
         path, _colon, section = line.partition(":")
@@ -454,6 +552,49 @@ def _within(inner: str, outer: str) -> bool:
     return one.version == other.version and one.subnet_of(t.cast("t.Any", other))
 
 
+def _locks(rules: RuleSet, family: str) -> t.Iterator[Lock]:
+    """The rules of lockdown. What ufw's own before.rules let pass needs none: established, the loopback, ICMP."""
+    lockdown = rules.lockdown
+    if lockdown is None:
+        return
+    if lockdown.uids or lockdown.log:
+        problems = ["no rule of ufw can name a local user (user:NAME)"] * bool(lockdown.uids)
+        problems += ["lockdown_log is not there: ufw logs for a rule in chains that other rules share"] * lockdown.log
+        raise BackendError(f"ufw: {'; '.join(problems)}; do without, or use backend iptables on a host without ufw")
+    for passing in lockdown.passing("output"):
+        yield from _lock(passing, family, None, None, "output")
+    yield Lock("reject", "reject", Way("output"))
+    if not lockdown.forward:
+        return
+    for near, far in crossings((rule.passage for rule in rules), (family,)):
+        for passing in lockdown.passing("forward_out"):
+            yield from _lock(passing, family, near, far, "forward")
+    yield Lock("reject", "reject", Way("forward"))
+
+
+def _lock(passing: Passing, family: str, near: Side | None, far: Side | None, hook: str) -> t.Iterator[Lock]:
+    if passing.why in ("established", "loopback", "icmp") or passing.family not in ("", family):
+        return
+    came, source = _end(near, "")
+    for network in [half for whole in passing.networks for half in HALVES.get(whole, (whole,))] or [""]:
+        left, target = _end(far, network)
+        if source is None or target is None:
+            continue
+        for ports in passing.dports.chunks() or (PortSet(),):
+            way = Way(hook, came, left, source, target)
+            yield Lock(passing.why, "allow", way, passing.protocol or "any", ports, passing.sports)
+
+
+def _allowed(why: str, spec: str) -> t.Iterator[Passing]:
+    """What a rule of lockdown allows to some addresses or ports: the reverse of `_lock`, as far as needed."""
+    options = options_of(spec)
+    text = options.get("--dport") or options.get("--dports")
+    if why in ("dns", "allow"):
+        networks = (_network(options["-d"]),) if "-d" in options else ()
+        ports = ports_of(text) if text else PortSet()
+        yield Passing(why, protocol=options.get("-p", ""), dports=ports, networks=networks)
+
+
 # By direction, protocol, SDK and way.
 Held = dict[tuple[str, str, str, Way], PortSet]
 
@@ -535,15 +676,16 @@ def _hindered(table: Table, entries: t.Iterable[Entry], foreign: t.Container[str
     return False
 
 
-def _new_text(table: Table, entries: tuple[Entry, ...], foreign: t.Container[str]) -> str:
-    """The file with exactly these rules of ours, first where they have to be placed."""
+def _new_text(table: Table, entries: tuple[Entry, ...], locks: tuple[Lock, ...], foreign: t.Container[str]) -> str:
+    """The file with exactly these rules of ours, first where they have to be placed, and always in lockdown."""
     text = table.text
     before, ours, after = _split(text, foreign)
-    wanted = "".join(entry.block(table) for entry in entries)
-    if ours == wanted and not _hindered(table, entries, foreign):
+    wanted = "".join([*(entry.block(table) for entry in entries), *(lock.block(table) for lock in locks)])
+    if ours == wanted and not locks and not _hindered(table, entries, foreign):
         return text
     kept = before + wanted + after
-    if not wanted or (ours and not _hindered(replace(table, rules=parse(kept)[1], text=kept), entries, foreign)):
+    there = replace(table, rules=parse(kept)[1], text=kept)
+    if not wanted or (ours and not locks and not _hindered(there, entries, foreign)):
         return kept
     head, marker, tail = (before + after).partition(_MARKER)
     if not marker:
@@ -554,29 +696,44 @@ def _new_text(table: Table, entries: tuple[Entry, ...], foreign: t.Container[str
     return head + marker + wanted + tail
 
 
-def _transaction(table: Table, entries: tuple[Entry, ...], foreign: t.Container[str]) -> tuple[str, str] | None:
-    """Inputs of iptables-restore that change our rules in the user chains, and change them back; None if all is well.
+def _transaction(
+    table: Table, entries: tuple[Entry, ...], locks: tuple[Lock, ...], foreign: t.Container[str]
+) -> dict[str, str]:
+    """Inputs of iptables-restore that change our rules in the user chains; none where they are as they should be.
 
-    Only our rules are named in them: foreign ones are neither replaced nor moved, and keep their counters.
+    Only our rules are named in `do`: foreign ones are neither replaced nor moved, and keep their counters. `before` and
+    `after` make all of ufw's user rules what they were and are to be, whatever was done of it.
     """
     do: list[str] = []
-    undo: list[str] = []
+    after = dict(table.rules)
     hindered = _hindered(table, entries, foreign)
     for hook in HOOKS:
         chain = table.chain(hook)
-        ours = _ours(table, hook, foreign)
+        ours = _all_ours(table, hook, foreign)
         wanted = [entry.spec() for entry in entries if entry.way.hook == hook]
-        if not hindered and [_same(spec) for _index, spec in ours] == [_same(spec) for spec in wanted]:
+        wanted += [lock.spec() for lock in locks if lock.way.hook == hook]
+        # In lockdown nothing may come before ours, as it could let something out.
+        locked = any(lock.way.hook == hook for lock in locks)
+        placed = not hindered and (not locked or [index for index, _spec in ours] == [*range(len(ours))])
+        if placed and [_same(spec) for _index, spec in ours] == [_same(spec) for spec in wanted]:
             continue
         do += [f"-D {chain} {spec}" for _index, spec in ours]
-        first = ours[0][0] + 1 if ours and not hindered else 1
-        do += [f"-I {chain} {number} {spec}" for number, spec in enumerate(wanted, first)]
-        undo += [f"-D {chain} {spec}" for spec in wanted]
-        undo += [f"-I {chain} {index + 1} {spec}" for index, spec in ours]
-    if not do:
-        return None
-    forth, back = ("\n".join(["*filter", *lines, "COMMIT", ""]) for lines in (do, undo))
-    return forth, back
+        first = ours[0][0] if ours and not hindered and not locked else 0
+        do += [f"-I {chain} {number} {spec}" for number, spec in enumerate(wanted, first + 1)]
+        others = [spec for index, spec in enumerate(table.rules.get(chain, ())) if (index, spec) not in ours]
+        after[chain] = (*others[:first], *wanted, *others[first:])
+    return {"do": _filter(do), "before": _whole(table, table.rules), "after": _whole(table, after)} if do else {}
+
+
+def _filter(lines: t.Iterable[str]) -> str:
+    return "\n".join(["*filter", *lines, "COMMIT", ""])
+
+
+def _whole(table: Table, rules: t.Mapping[str, tuple[str, ...]]) -> str:
+    """The input of iptables-restore that makes these all of ufw's user rules."""
+    chains = {chain: rules.get(chain, ()) for chain in map(table.chain, HOOKS)}
+    lines = [[f"-F {chain}", *(f"-A {chain} {spec}" for spec in specs)] for chain, specs in chains.items()]
+    return _filter(line for held in lines for line in held)
 
 
 def _edits(state: State, wanted: str) -> tuple[str, ...]:
@@ -602,11 +759,8 @@ def _rollback(files: t.Iterable[t.Mapping[str, t.Any]], state: State) -> tuple[A
         path, before = file["path"], file["before"]
         actions.append(RemoveFile(path) if before is None else WriteFile(path, before))
     for table in (table for table in state.tables if table.live):
-        lines = []
-        for chain in map(table.chain, HOOKS):
-            lines += [f"-F {chain}", *(f"-A {chain} {spec}" for spec in table.rules.get(chain, ()))]
-        text = "\n".join(["*filter", *lines, "COMMIT", ""])
-        actions.append(Command((f"{_COMMANDS[table.family]}-restore", "--noflush", "--wait", "10"), text))
+        restore = (f"{_COMMANDS[table.family]}-restore", "--noflush", "--wait", "10")
+        actions.append(Command(restore, _whole(table, table.rules)))
     return tuple(actions)
 
 
@@ -645,6 +799,8 @@ class Ufw:
             live = [_read_live(host, family) for family in (_FILES if ipv6 else ("ipv4",))]
         # ufw is written in Python: the interpreter that runs it is there.
         first = (host.read(host.which("ufw") or "") or "").partition("\n")[0]
+        locks = {table.family: table.locks for table in tables if table}
+        live = [table and replace(table, locks=locks.get(table.family, ())) for table in live]
         return State(
             enabled=enabled,
             active=bool(live) and None not in live,
@@ -669,7 +825,7 @@ class Ufw:
             texts[profile.name] = profile.text()
         files = {table.family for table in state.tables if not table.live}
         entries: dict[str, tuple[Entry, ...]] = {"ipv4": (), "ipv6": ()}
-        for family in families if texts else ():
+        for family in families if texts or rules.lockdown else ():
             if family not in files:
                 raise BackendError(
                     f"{'/'.join((_FOLDERS[0], _FILES[family]))} is not there, nor in {_FOLDERS[1]}; reinstall ufw, or "
@@ -687,27 +843,30 @@ class Ufw:
             # Sides and networks may overlap, and ufw takes no rule twice.
             entries[family] = tuple(dict.fromkeys(wanted))
         text = _HEADER + "".join(texts[name] for name in sorted(texts)) if texts else None
-        return Desired(text, entries)
+        locks = {family: tuple(_locks(rules, family)) if family in families else () for family in entries}
+        return Desired(text, entries, locks, rules.lockdown is not None)
 
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One step: the profile file, ufw's files and its live chains, all or nothing."""
         files = [{"path": _PROFILES, "before": state.profiles, "after": desired.profiles}]
-        restores = []
+        restores, undos = [], []
         for table in state.tables:
-            entries = desired.entries[table.family]
+            entries, locks = desired.entries[table.family], desired.locks[table.family]
             if not table.live:
-                after = _new_text(table, entries, state.foreign)
+                after = _new_text(table, entries, locks, state.foreign)
                 files.append({"path": table.path, "before": table.text, "after": after})
                 continue
-            texts = _transaction(table, entries, state.foreign)
+            texts = _transaction(table, entries, locks, state.foreign)
             if texts:
-                restores.append({"command": f"{_COMMANDS[table.family]}-restore", "do": texts[0], "undo": texts[1]})
+                command = f"{_COMMANDS[table.family]}-restore"
+                restores.append({"command": command, "do": texts["do"], "undo": texts["before"]})
+                undos.append({"command": command, "do": texts["before"], "undo": texts["after"]})
         files = [file for file in files if file["before"] != file["after"]]
         if not files and not restores:
             return ()
         back = {
             "files": [{**file, "before": file["after"], "after": file["before"]} for file in files],
-            "restores": [{**restore, "do": restore["undo"], "undo": restore["do"]} for restore in restores],
+            "restores": undos,
         }
         places = [str(file["path"]) for file in files]
         places += [f"the live rules ({restore['command']})" for restore in restores]
@@ -717,8 +876,14 @@ class Ufw:
         argv = (*state.python, "-I", "-S", "-c", _SCRIPT)
         jobs = (json.dumps(job) for job in ({"files": files, "restores": restores}, back))
         do, undo = ((Command(argv, job),) for job in jobs)
-        edits = _edits(state, desired.profiles or "")
-        return (Step(f"ufw: {what} (in {', '.join(places)})", do, undo, edits, _rollback(files, state)),)
+        edits = [*_edits(state, desired.profiles or "")]
+        for table in (table for table in state.tables if not table.live):
+            have = (f"{why}: {hook}: {spec}" for hook, why, spec in table.locks)
+            want = (f"{lock.why}: {lock.way.hook}: {lock.spec()}" for lock in desired.locks[table.family])
+            edits += edits_of(f"{table.path}, lockdown", "\n".join(have), "\n".join(want))
+        live = tuple(Command((item["command"], "--noflush", "--wait", "10"), item["do"]) for item in restores)
+        where = ", ".join(places)
+        return (Step(f"ufw: {what} (in {where})", do, undo, tuple(edits), _rollback(files, state), live),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: ufw.service loads ufw's files before the network is up."""
@@ -738,10 +903,24 @@ class Ufw:
             for path, passage in (("output", Passage()), ("forward_out", through))
         )
 
+    def lockdown(self, state: State, *, held: bool = False) -> Lockdown | None:
+        """What the live rules let pass; None where one family's do not reject the rest."""
+        live = [table for table in state.tables if table.live]
+        for table in live:
+            found = [_same(spec) for _index, spec in _all_ours(table, "output", state.foreign)]
+            if _same("-j REJECT") not in found:
+                return None
+        locks = [lock for table in live for lock in table.locks]
+        passing = [each for hook, why, spec in locks if hook == "output" for each in _allowed(why, spec)]
+        forward = any(hook == "forward" for hook, _why, _spec in locks)
+        return Lockdown.of(passing, forward=forward, log=False) if locks else None
+
     def effective(self, state: State, desired: Desired) -> str:
         """`stored` while ufw is not active; `nothing_to_open` where its policies and rules stop no needed port."""
         if not state.active:
             return "stored"
+        if desired.lockdown:
+            return "in_force"
         for table in state.tables:
             for entry in desired.entries[table.family] if table.live else ():
                 policy = table.policies.get(entry.way.hook.upper(), "ACCEPT")

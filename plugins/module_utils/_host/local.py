@@ -10,7 +10,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 import typing as t
 
@@ -80,7 +79,8 @@ def put(path: str, text: str, mode: int) -> None:
     """Replace a file whole, on disk before it has its name; an SELinux label it had is kept."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o755, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".openagora-")
+    temporary = _temporary(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
@@ -91,19 +91,31 @@ def put(path: str, text: str, mode: int) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        _remove(temporary)
+        _unlink(temporary)
         raise
 
 
-def _remove(path: str) -> None:
+def _temporary(path: str) -> str:
+    """Where a file's new text stands until it is whole: always there, because who is killed leaves it to the next."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.openagora"
+
+
+def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     folder = os.path.dirname(path)
     # Folders of ours go with their last file; rmdir refuses one that still holds something.
     with contextlib.suppress(OSError):
         while "openagora" in folder:
-            os.rmdir(folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(folder)
             folder = os.path.dirname(folder)
+
+
+def _remove(path: str) -> None:
+    for one in (_temporary(path), path):
+        _unlink(one)
 
 
 # A command that ends like this may have done a part of its work.
@@ -129,22 +141,21 @@ def _act(host: LocalHost, action: Action) -> str:
     return ""
 
 
-def carry_out(
-    host: LocalHost, steps: t.Sequence[Step], *, begin: t.Callable[[int], None] = lambda number: None
-) -> None:
-    """Do the steps in order, each after `begin` was told its number (from 0 on).
+def carry_out(host: LocalHost, steps: t.Sequence[Step], *, begin: t.Callable[[int], str] = lambda number: "") -> None:
+    """Do the steps in order, each after `begin` was told its number (from 0 on); its text says why it cannot be done.
 
     When one fails, undo it and those before it, the last first, and raise StepError.
     """
     for number, step in enumerate(steps):
-        begin(number)
+        failure = begin(number)
         for position, action in enumerate(step.do):
-            failure = _act(host, action)
+            failure = failure or _act(host, action)
             if not failure:
                 continue
-            # An action that fails has changed nothing, unless it was killed: when it is the first one, its step has
-            # nothing to undo.
-            begun = steps[: number + 1] if position or _KILLED in failure else steps[:number]
+            # An action that fails has changed nothing, unless it was killed, or was systemctl, which may have done all
+            # but tell systemd: when it is the first one, its step has nothing to undo.
+            unsure = _KILLED in failure or failure.startswith("systemctl ")
+            begun = steps[: number + 1] if position or unsure else steps[:number]
             undos = (undo for done in reversed(begun) for undo in done.undo)
             left = [problem for problem in (_act(host, undo) for undo in undos) if problem]
             state = f"undoing it failed too: {'; '.join(left)}" if left else "everything is as it was before"
@@ -153,7 +164,11 @@ def carry_out(
 
 @contextlib.contextmanager
 def lock() -> t.Iterator[None]:
-    """Hold the host's one lock for changes, so that two runs do not interleave. Raises StepError after a minute."""
+    """Hold the host's one lock for changes, so that two runs do not interleave. Raises StepError after a minute.
+
+    What this process makes from here on, folders too, can be changed by root alone.
+    """
+    os.umask(0o022)
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + _LOCK_SECONDS

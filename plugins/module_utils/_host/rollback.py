@@ -12,6 +12,7 @@ The folder `pending` is the state of it all: to confirm is to rename it, so is t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -34,12 +35,17 @@ __all__ = ["FOLDER", "Pending", "change", "finish", "former", "pending"]
 FOLDER = "/var/lib/openagora/firewall"
 UNIT = "openagora-rollback"
 _PENDING = f"{FOLDER}/pending"
+# What is not there yet, or no longer; nothing in it counts.
+_NEW = f"{FOLDER}/new"
 _BOOT_UNIT = f"{UNIT}-boot.service"
 _SYSTEM = "/etc/systemd/system"
 _LINK = f"{_SYSTEM}/sysinit.target.wants/{_BOOT_UNIT}"
 
 # How long the script waits for a run that is still at work, before it ends that.
 _PATIENCE = 5
+
+# A rollback that was ended, or could not bring all of it back, is tried again so often, with so many seconds between.
+_TRIES, _PAUSE = 30, 10
 
 _BOOT = f"""\
 # Written by the Ansible collection openagora.firewall; gone when the change that waits is confirmed.
@@ -57,13 +63,13 @@ Conflicts=shutdown.target
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'cd {FOLDER}; [ -d restoring ] || exec /bin/sh pending/run boot; exec /bin/sh restoring/run boot'
+ExecStart=/bin/sh -c 'cd {FOLDER}; [ ! -d restoring ] || exec /bin/sh restoring/run boot; exec /bin/sh pending/run boot'
 """
 
 _SCRIPT = f"""\
 #!/bin/sh
-# `run` brings back what was before the change, `run boot` does so at boot, `run held` for one who holds the lock;
-# `run confirm TOKEN` lets the change be.
+# `run due TOKEN` brings back what was before the change, `run again TOKEN` tries that until it works, `run boot` does
+# it at boot, `run held` for one who holds the lock. `run confirm TOKEN` lets the change be.
 PATH={PATH} LC_ALL=C
 export PATH LC_ALL
 umask 022
@@ -74,35 +80,67 @@ end() {{
     if [ -d /run/systemd/system ]; then systemctl stop {UNIT}.timer 2>/dev/null; fi
 }}
 
-mode=${{1:-}}
+mode=$1
 if [ "$mode" = confirm ]; then
     rm -rf confirmed
     if [ "$(cat pending/token 2>/dev/null)" != "$2" ] || ! mv pending confirmed; then
         echo "no change waits for this confirmation; what became of it: $(cat outcome 2>/dev/null)"
         exit 1
     fi
+    echo "confirmed $2" >outcome
     end
     mv confirmed/former former.json
     rm -rf confirmed
     exit
 fi
 
-if [ ! "$mode" ]; then
-    # A run that is still at work, and hangs, is ended.
+if [ "$mode" = again ]; then
+    for number in $(seq {_TRIES}); do
+        folder=pending
+        [ ! -d restoring ] || folder=restoring
+        [ -d $folder ] || exit 0
+        /bin/sh $folder/run due "$2" </dev/null && exit 0
+        sleep {_PAUSE}
+    done
+    exit 1
+fi
+
+mine() {{
+    [ "$(cat pending/token restoring/token 2>/dev/null)" = "$1" ]
+}}
+
+end_process() {{
+    # With what it has started, which would do its work later on; stopped, it starts no more. It may have started this.
+    [ "$1" != $$ ] || return 0
+    kill -STOP "$1"
+    for started in $(cat "/proc/$1/task/"*/children); do end_process "$started"; done
+    kill -KILL "$1"
+}}
+
+if [ "$mode" = due ]; then
+    # A run that is still at work, and hangs, is ended; not one that brings this back already, nor one that came later.
     exec 9>>{LOCK}
     if ! flock -w {_PATIENCE} 9; then
-        kill -9 "$(cat pending/process)"
+        # Who holds it may be bringing this back already, and fail.
+        [ ! -d restoring ] || ! mine "$2" || exit 1
+        [ -d pending ] && mine "$2" || exit 0
+        end_process "$(cat pending/process)"
         flock -w {_PATIENCE} 9
     fi
+    mine "$2" || exit 0
 fi
-mv pending restoring 2>/dev/null || [ -d restoring ] || exit 0
+mv pending restoring 2>/dev/null
 failed=
+late=
 here=$PWD/restoring
+# On a disk that cannot be written any more it stays where it is.
+[ -d "$here" ] || here=$PWD/pending
+[ -d "$here" ] || exit 0
 
 put() {{
     mkdir -p "$(dirname "$3")"
     place=$(readlink -f "$3")
-    new=$place.openagora
+    new=${{place%/*}}/.${{place##*/}}.openagora
     cp "$here/$1" "$new" && chmod "$2" "$new" && like "$place" "$new" && mv -f "$new" "$place" || failed="$failed $3"
 }}
 
@@ -117,36 +155,56 @@ like() {{
 }}
 
 remove() {{
-    rm -f "$1" || failed="$failed $1"
+    rm -f "$1" "${{1%/*}}/.${{1##*/}}.openagora" || failed="$failed $1"
     folder=$(dirname "$1")
-    while [ "$folder" != "${{folder#*openagora}}" ] && rmdir "$folder" 2>/dev/null; do folder=$(dirname "$folder"); done
+    while [ "$folder" != "${{folder#*openagora}}" ]; do
+        # Who was killed may have made the outer one alone.
+        [ ! -e "$folder" ] || rmdir "$folder" 2>/dev/null || break
+        folder=$(dirname "$folder")
+    done
 }}
 
 act() {{
     input=$1
     shift
     if [ "$mode" = boot ]; then
-        # No rule is there to be taken back, and no unit can be waited for.
+        # No rule is there to be taken back, and no unit can be waited for; those that are back are started in the end.
         case "$1 $2" in
         "systemctl disable" | "systemctl reenable") shift; set -- systemctl --root=/ "$@" ;;
+        "systemctl restart") late="$late $3"; return ;;
         *) return ;;
         esac
     fi
+    # Another program may hold the firewall's lock, or the firewall be about to start.
+    for pause in 1 2 4; do
+        "$@" <"$input" && return
+        sleep "$pause"
+    done
     "$@" <"$input" || failed="$failed $1"
 }}
 
 """
 
 _END = """
-number=$(wc -l <restoring/begun)
+number=$(wc -l <"$here/begun")
 while [ "$number" -gt 0 ]; do
     "undo_$number"
     number=$((number - 1))
 done
 echo "restored $(date -u +%Y-%m-%dT%H:%M:%SZ)${failed:+; these failed:$failed}" >outcome
+if [ "$failed" ]; then
+    echo "these failed:$failed" >&2
+    exit 1
+fi
+sync
+# This boot was planned without them.
+if [ "$late" ]; then systemctl daemon-reload; systemctl start --no-block $late; fi
 end
-rm -rf restoring
-[ ! "$failed" ]
+# At once: what is left of a folder half removed would be run again, and cannot be.
+rm -rf new
+mv "$here" new
+rm -rf new
+[ "$mode" != held ] || [ ! -d "$here" ]
 """
 
 
@@ -163,17 +221,23 @@ class _Armed:
 
     token: str
 
-    def begin(self, number: int) -> None:
-        """Remember, on disk, that a step (from 0 on) is about to be done."""
-        with open(f"{_PENDING}/begun", "a", encoding="ascii") as file:
-            file.write(f"{number}\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def begin(self, number: int) -> str:
+        """Remember, on disk, that a step (from 0 on) is about to be done; the text says why that cannot be."""
+        path = f"{_PENDING}/begun"
+        try:
+            with open(path, "a", encoding="ascii") as file:
+                file.write(f"{number}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        return ""
 
     @property
     def confirm(self) -> str:
-        """The shell command that confirms the change; it fails when it comes too late."""
-        return f"/bin/sh {_PENDING}/run confirm {self.token}"
+        """The shell command that confirms the change; it fails when it comes too late, not when it comes twice."""
+        asked = f"grep -qsx 'confirmed {self.token}' {FOLDER}/outcome"
+        return f"{asked} || /bin/sh {_PENDING}/run confirm {self.token}"
 
 
 def _call(action: Action, files: dict[str, str]) -> str:
@@ -213,11 +277,10 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
     """
     token = secrets.token_hex(8)
     boot, now = _now()
-    new = f"{FOLDER}/new"
     try:
         os.makedirs(FOLDER, mode=0o700, exist_ok=True)
-        shutil.rmtree(new, ignore_errors=True)
-        os.mkdir(new, 0o700)
+        shutil.rmtree(_NEW, ignore_errors=True)
+        os.mkdir(_NEW, 0o700)
         texts = {
             **_script(steps),
             "begun": "",
@@ -227,11 +290,11 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
             "former": json.dumps(former),
         }
         for name, text in texts.items():
-            put(f"{new}/{name}", text, 0o600)
+            put(f"{_NEW}/{name}", text, 0o600)
         if os.path.lexists(f"{FOLDER}/outcome"):
             os.unlink(f"{FOLDER}/outcome")
-        os.rename(new, _PENDING)
-        _set_timer(seconds)
+        os.rename(_NEW, _PENDING)
+        _set_timer(seconds, token)
     except (OSError, BackendError) as error:
         _withdraw()
         raise BackendError(
@@ -240,13 +303,18 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
     return _Armed(token)
 
 
-def _set_timer(seconds: int) -> None:
-    run = ["/bin/sh", f"{_PENDING}/run"]
+def _set_timer(seconds: int, token: str) -> None:
+    # Plain words: others are not what they were when systemd has been reloaded (252 reads back `\;` for `;`).
+    run = ["/bin/sh", f"{_PENDING}/run", "again", token]
     if not os.path.isdir("/run/systemd/system"):
-        script = f"sleep {seconds}; exec {shlex.join(run)}"
         with open(os.devnull, "r+b") as null:
             subprocess.Popen(  # pylint: disable=consider-using-with  # it is to live longer than this process
-                ["/bin/sh", "-c", script], stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/"
+                ["/bin/sh", "-c", f"sleep {seconds}; exec {shlex.join(run)}"],
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                start_new_session=True,
+                cwd="/",
             )
         return
     put(f"{_SYSTEM}/{_BOOT_UNIT}", _BOOT, 0o644)
@@ -254,17 +322,26 @@ def _set_timer(seconds: int) -> None:
     if not os.path.lexists(_LINK):
         os.symlink(f"../{_BOOT_UNIT}", _LINK)
     # Its clock is that of the kernel, which nobody can set; without the accuracy it may be a minute late.
+    _stop_timer()
     timer = [f"--on-active={seconds}", "--timer-property=AccuracySec=100ms", f"--unit={UNIT}", "--collect", "--quiet"]
     done = subprocess.run(["systemd-run", *timer, *run], capture_output=True, text=True, check=False)
     if done.returncode:
         raise BackendError(done.stderr.strip())
 
 
+def _stop_timer() -> None:
+    """Also one that a run which was killed has left, and a rollback that would be tried again."""
+    subprocess.run(["systemctl", "stop", f"{UNIT}.timer", f"{UNIT}.service"], capture_output=True, check=False)
+
+
 def _withdraw() -> None:
     """Take the rollback back: nothing was changed, or all of it is undone."""
-    shutil.rmtree(_PENDING, ignore_errors=True)
+    shutil.rmtree(_NEW, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rename(_PENDING, _NEW)
+    shutil.rmtree(_NEW, ignore_errors=True)
     if os.path.isdir("/run/systemd/system"):
-        subprocess.run(["systemctl", "stop", f"{UNIT}.timer"], capture_output=True, check=False)
+        _stop_timer()
     for path in (_LINK, f"{_SYSTEM}/{_BOOT_UNIT}"):
         if os.path.lexists(path):
             os.unlink(path)
@@ -304,8 +381,8 @@ def pending() -> Pending | None:
     return Pending(max(0.0, float(until) - now) if boot == this_boot else 0)
 
 
-def finish() -> None:
-    """Undo now what was to be undone by now, before anything else is changed.
+def finish(*, check: bool = False) -> None:
+    """Undo now what was to be undone by now, before anything else is changed; `check`: undo nothing.
 
     Its timer may have gone with the process that slept, or the power may have failed. Raises StepError while a change
     waits, and when it cannot be undone.
@@ -318,10 +395,15 @@ def finish() -> None:
             f"another change waits {waiting.left:.0f} more seconds for its confirmation, and is undone then; "
             "run this again after that"
         )
+    if check:
+        return
     folder = "restoring" if os.path.isdir(f"{FOLDER}/restoring") else "pending"
     done = subprocess.run(["/bin/sh", f"{FOLDER}/{folder}/run", "held"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StepError(f"a change that nobody has confirmed cannot be undone: {done.stderr.strip()}")
+        raise StepError(
+            f"a change that nobody has confirmed cannot be undone: {done.stderr.strip()}; put that right and run this "
+            f"again, or remove {FOLDER}/pending and {FOLDER}/restoring to keep what is there now"
+        )
 
 
 def former() -> t.Any:

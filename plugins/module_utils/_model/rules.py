@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
 from .domains import DomainSet
+from .lockdown import Lockdown
 from .messages import Problem, RequestError
+from .networks import FAMILIES, family_of, normalise_networks, overlap
 from .ports import PortError, PortSet
 
 __all__ = [
@@ -39,33 +40,7 @@ SCOPES = ("any", "names", "networks")
 # By what machines on one side of a gateway are told; a zone is one of firewalld's.
 SIDES = ("interface", "zone", "source")
 
-FAMILIES = ("ipv4", "ipv6")
-
 _SDK_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
-
-
-def family_of(network: str) -> str:
-    """`ipv4` or `ipv6`, for a network in CIDR notation."""
-    return "ipv6" if ":" in network else "ipv4"
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether two networks in CIDR notation have addresses in common."""
-    return family_of(one) == family_of(other) and ipaddress.ip_network(one).overlaps(ipaddress.ip_network(other))
-
-
-def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
-    """The fewest networks in CIDR notation that cover the same addresses, IPv4 first, in order of address.
-
-    Raises ValueError when a text is no address or network, has bits set behind its prefix, or names an interface.
-    """
-    by_version: dict[int, list[t.Any]] = {4: [], 6: []}
-    for text in texts:
-        if "%" in text:
-            raise ValueError(f"{text!r} names an interface (%); rules hold plain networks")
-        network = ipaddress.ip_network(text.strip())
-        by_version[network.version].append(network)
-    return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))
 
 
 @dataclass(frozen=True, order=True)
@@ -206,6 +181,8 @@ class RuleSet:
 
     rules: tuple[Rule, ...] = ()
     domains: DomainSet = field(default_factory=DomainSet)
+    # None: what is not among the rules is left to the host's own firewall.
+    lockdown: Lockdown | None = None
 
     @classmethod
     def of(cls, rules: t.Iterable[Rule], *, domains: DomainSet | None = None) -> RuleSet:
@@ -250,11 +227,15 @@ class RuleSet:
         """The rules in the form in which modules return and take them."""
         return [rule.data() for rule in self.rules]
 
+    def kept(self) -> dict[str, t.Any]:
+        """The whole rule set, as JSON can hold it."""
+        return {"rules": self.data(), "lockdown": self.lockdown.data() if self.lockdown else None}
+
     @classmethod
-    def of_data(cls, items: t.Iterable[t.Mapping[str, t.Any]]) -> RuleSet:
-        """The rule set of which `data` gave these; what others have written is for `parse_rules`."""
+    def of_kept(cls, kept: t.Mapping[str, t.Any]) -> RuleSet | None:
+        """The rule set of which `kept` gave this, None when nothing is in it; `parse_rules` is for others' data."""
         rules = []
-        for item in items:
+        for item in kept["rules"]:
             inside, outside = (
                 tuple(Side(kind, name) for side in item.get(sides, ()) for kind, name in side.items())
                 for sides in ("inside", "outside")
@@ -271,7 +252,9 @@ class RuleSet:
                     passage=Passage(inside, outside, tuple(item.get("recording_targets", ()))),
                 )
             )
-        return cls.of(rules, domains=DomainSet.of(*(name for rule in rules for name in rule.domains)))
+        built = cls.of(rules, domains=DomainSet.of(*(name for rule in rules for name in rule.domains)))
+        lockdown = Lockdown.of_data(kept["lockdown"]) if kept["lockdown"] else None
+        return replace(built, lockdown=lockdown) if rules or lockdown else None
 
 
 @dataclass(frozen=True, order=True)

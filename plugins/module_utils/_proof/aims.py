@@ -96,7 +96,7 @@ def far_address(family: str, texts: t.Iterable[str]) -> str:
 def flows(copy: Copy, aim: Aim, question: Question, public: str) -> list[Flow]:
     """The packets that an aim is about; ways that the host lacks are made. Raises BackendError."""
     chosen = [text for text in question.far if family_of(text) == aim.family]
-    fars = [_inside(network) for network in aim.networks] or chosen[:1] or [public]
+    fars = [copy.neighbour(aim.family, network) for network in aim.networks] or chosen[:1] or [public]
     if aim.placement == "gateway":
         return [
             flow
@@ -115,17 +115,11 @@ def flows(copy: Copy, aim: Aim, question: Question, public: str) -> list[Flow]:
     return found
 
 
-def _inside(network: str) -> str:
-    """An address of a network: not its own name, if it has others."""
-    held = ipaddress.ip_network(network)
-    return str(held[min(1, held.num_addresses - 1)])
-
-
 def _crossing(copy: Copy, aim: Aim, sides: Crossing, far: str, targets: t.Iterable[str]) -> t.Iterator[Flow]:
     """The packets of an aim that cross the gateway from one side to one other; `targets` may take what comes in."""
     inside, outside = sides
     if outside is not None and outside.kind == "source" and not aim.networks:
-        far = _inside(outside.name)
+        far = copy.neighbour(aim.family, outside.name)
     within = inside.name if inside.kind == "interface" else ""
     beyond = outside.name if outside is not None and outside.kind == "interface" else ""
     out = copy.lead(aim.family, far, beyond, avoid=within)

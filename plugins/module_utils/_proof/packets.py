@@ -17,7 +17,7 @@ NUMBERS = {"tcp": 6, "udp": 17}
 _SOURCE_PORT = 52427
 _TTL = 64
 _DONT_FRAGMENT = 0x4000
-_SYN = 0x02
+_SYN, _ACK = 0x02, 0x10
 _WINDOW = 64240
 # Maximum segment size 1460 and selective acknowledgement, without which some firewalls take a SYN for a forged one.
 _SYN_OPTIONS = struct.pack("!BBHBBBB", 2, 4, 1460, 4, 2, 1, 1)
@@ -40,10 +40,13 @@ class Packets:
     checksum is the same for all ports.
     """
 
-    def __init__(self, family: str, protocol: str, source: str, target: str, tag: int) -> None:
+    def __init__(
+        self, family: str, protocol: str, source: str, target: str, tag: int, *, source_port: int = _SOURCE_PORT
+    ) -> None:
         self.family = family
         self.protocol = protocol
         self.target = target
+        self._source_port = source_port
         self._tag = struct.pack("!H", tag)
         # Where the tag stands, behind the IP header.
         self._offset = 4 if protocol == "tcp" else 8
@@ -61,9 +64,9 @@ class Packets:
     def _transport(self, checksum: int) -> bytes:
         """The packet to port 0."""
         if self.protocol == "udp":
-            return struct.pack("!HHHH2sHI", _SOURCE_PORT, 0, 16, checksum, self._tag, 0xFFFF, 0)
+            return struct.pack("!HHHH2sHI", self._source_port, 0, 16, checksum, self._tag, 0xFFFF, 0)
         return (
-            struct.pack("!HH2sHIBBHHH", _SOURCE_PORT, 0, self._tag, 0xFFFF, 0, 7 << 4, _SYN, _WINDOW, checksum, 0)
+            struct.pack("!HH2sHIBBHHH", self._source_port, 0, self._tag, 0xFFFF, 0, 7 << 4, _SYN, _WINDOW, checksum, 0)
             + _SYN_OPTIONS
         )
 
@@ -72,6 +75,16 @@ class Packets:
         two = port.to_bytes(2, "big")
         other = (0xFFFF - port).to_bytes(2, "big")
         return self._head + two + self._middle + other + self._tail
+
+    def answered_by(self, data: bytes, port: int) -> bool:
+        """Whether a received packet, from its IP header on, accepts the connection that one to a port has asked for."""
+        start = self._header_length
+        if len(data) < start + 14 or data[9 if self.family == "ipv4" else 6] != NUMBERS["tcp"]:
+            return False
+        source, target, _number, acknowledged, _offset, flags = struct.unpack_from("!HHIIBB", data, start)
+        (number,) = struct.unpack_from("!I", self.to(port), start + 4)
+        answers = (source, target, acknowledged) == (port, self._source_port, number + 1)
+        return answers and flags == _SYN | _ACK
 
     def reader(self, *, header: bool) -> t.Callable[[bytes], int]:
         """A function that says to which port a received packet was sent, 0 for one that is none of these.

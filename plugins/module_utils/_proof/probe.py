@@ -98,6 +98,23 @@ class Probe:
         arrived[0] = 0
         return PortSet(tuple((run.start(), run.end() - 1) for run in re.finditer(b"\x01+", arrived)))
 
+    def answered(self, flow: Flow, port: int, source_port: int) -> bool:
+        """Whether a connection from outside comes about: its first packet is delivered, and the answer leaves."""
+        self._forget()
+        self._tag += 1
+        packets = Packets(flow.family, "tcp", flow.source, flow.target, self._tag, source_port=source_port)
+        wire = self._wire.arrivals[flow.family]
+        answers = []
+        with socket.socket(VERSIONS[flow.family], socket.SOCK_STREAM) as listener, self._sender(flow) as send:
+            listener.bind(("", port))
+            listener.listen()
+            send(packets.to(port))
+            self._settle()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    answers.append(wire.recv(128))
+        return any(packets.answered_by(answer, port) for answer in answers)
+
     def _collect(
         self, observers: t.Iterable[tuple[socket.socket, t.Callable[[bytes], int]]], arrived: bytearray
     ) -> None:

@@ -9,6 +9,7 @@ import time
 import typing as t
 from dataclasses import replace
 
+from .._apply import look
 from .._model.ports import PortSet
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
@@ -24,6 +25,7 @@ from .rulesets import Rules, read_rules
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
+    from .._model.lockdown import Lockdown
     from .doubt import Doubt
     from .network import Network
     from .question import Question
@@ -41,7 +43,8 @@ def prove(host: Host, question: Question) -> Proof:
     pieces = read_rules(host)
     beneath = read_beneath(host, network, pieces)
     off = tuple(family for family in question.families if family not in network.families)
-    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, question))
+    lockdown = look(host).rules.lockdown if question.rules is not None else None
+    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, question, lockdown))
     return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
 
 
@@ -51,6 +54,7 @@ def _in_copy(
     pieces: tuple[Piece, ...],
     beneath: tuple[Piece | None, list[Doubt]],
     question: Question,
+    lockdown: Lockdown | None,
 ) -> dict[str, t.Any]:
     """What the kernel says, in a private namespace."""
     copy = Copy(network)
@@ -83,7 +87,7 @@ def _in_copy(
             unsure = copy.unsure(aim.family, protocol, user=question.user is not None) & aim.ports
             routed[aim.family, protocol] = unsure
         verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure))
-    result = report(question, verdicts)
+    result = report(question, verdicts, lockdown)
     if question.rules is not None:
         missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
         result["dropped_by"] = _dropped_by(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from .._model.messages import Notice
 from .._model.ports import PortSet
-from .._model.rules import family_of
-from .table import table
+from .._model.rules import family_of, overlap
+from .table import subtract, table
 
 if t.TYPE_CHECKING:
+    from .._model.lockdown import Lockdown
     from .._model.rules import Rule, RuleSet
     from .aims import Aim
     from .probe import Flow
@@ -55,6 +56,17 @@ class Verdict:
             return PortSet()
         return (ports & self.aim.ports) - self.possible
 
+    def essentials(self, lockdown: Lockdown) -> t.Iterator[tuple[str, PortSet]]:
+        """The ports that lockdown lets pass besides the rules, by what for: an essential, or `allow`."""
+        path = "forward_out" if self.aim.placement == "gateway" else "output"
+        for passing in lockdown.passing(path) if self.aim.general and self.aim.direction == "egress" else ():
+            # One that looks at more than these is no port that is open to all.
+            narrow = passing.state or passing.ack or passing.interface or passing.types or passing.uid >= 0
+            fits = passing.family in ("", self.aim.family) and passing.protocol in ("", self.protocol)
+            near = not passing.networks or any(overlap(self.flow.target, network) for network in passing.networks)
+            if fits and near and not narrow:
+                yield passing.why, (passing.dports or self.aim.ports) & self.sure
+
     def missing(self, question: Question) -> PortSet:
         """The ports that rules need and that are closed."""
         missing = PortSet()
@@ -87,8 +99,12 @@ class Proof:
     def faults(self, fail_on: t.Collection[str]) -> str:
         """Why the module fails, with the ports and what drops them; empty when it does not."""
         texts = []
-        for name, words in (("missing", "closed and needed"), ("beyond", "open and not needed")):
-            found = self.result.get(name, {}) if name in fail_on else {}
+        strange = subtract(self.result.get("beyond", {}), self.result.get("essentials", {}).values())
+        for name, words, tree_of in (
+            ("missing", "closed and needed", self.result.get("missing", {})),
+            ("beyond", "open and not needed", strange),
+        ):
+            found = tree_of if name in fail_on else {}
             texts += [
                 f"{words}: {family} {direction} {protocol} {', '.join(ports)}"
                 for family, directions in found.items()
@@ -112,7 +128,7 @@ def tree(sets: t.Mapping[Key, PortSet]) -> dict[str, t.Any]:
     return grown
 
 
-def report(question: Question, verdicts: t.Sequence[Verdict]) -> dict[str, t.Any]:
+def report(question: Question, verdicts: t.Sequence[Verdict], lockdown: Lockdown | None = None) -> dict[str, t.Any]:
     """The part of the result that is about ports.
 
     A port is open when it is at every placement and wherever packets cross a gateway; what is missing anywhere, or
@@ -130,13 +146,17 @@ def report(question: Question, verdicts: t.Sequence[Verdict]) -> dict[str, t.Any
     unknown = {key: ports - sure[key] for key, ports in possible.items()}
     result: dict[str, t.Any] = {"open": tree(sure), "unknown": tree(unknown)}
     if question.rules is not None:
-        result.update(_against(question, question.rules, verdicts, somewhere))
+        result.update(_against(question, question.rules, verdicts, somewhere, lockdown))
         result["table"] = table(question.rules, result)
     return result
 
 
 def _against(
-    question: Question, rules: RuleSet, verdicts: t.Sequence[Verdict], somewhere: dict[Key, PortSet]
+    question: Question,
+    rules: RuleSet,
+    verdicts: t.Sequence[Verdict],
+    somewhere: dict[Key, PortSet],
+    lockdown: Lockdown | None,
 ) -> dict[str, t.Any]:
     """What the verdicts mean for the rules that are needed."""
     missing = dict.fromkeys(somewhere, PortSet())
@@ -157,9 +177,19 @@ def _against(
                 lacking[sdk][key] = lacking[sdk].get(key, PortSet()) | closed
             elif (ports & verdict.aim.ports) - verdict.sure:
                 states[sdk].add("unknown")
+    essentials: dict[str, dict[Key, PortSet]] = {}
+    for verdict in verdicts:
+        for why, ports in verdict.essentials(lockdown) if lockdown else ():
+            held = essentials.setdefault(why, {})
+            held[verdict.key] = held.get(verdict.key, PortSet()) | (ports & beyond[verdict.key])
     return {
         "missing": tree(missing),
         "beyond": tree(beyond),
+        "essentials": {
+            why: tree(found)
+            for why, held in sorted(essentials.items())
+            if (found := {key: ports for key, ports in held.items() if ports})
+        },
         "covered": {sdk: min(found, key=("no", "unknown", "yes").index) for sdk, found in sorted(states.items())},
         "missing_by_sdk": {sdk: tree(found) for sdk, found in sorted(lacking.items()) if found},
     }

@@ -20,7 +20,7 @@ if t.TYPE_CHECKING:
     from .._backends.nftables import Table
     from .doubt import Doubt
 
-__all__ = ["Piece", "Rules", "read_rules", "run"]
+__all__ = ["Piece", "Rules", "feed", "read_rules", "run"]
 
 # Of a message or a line, which may hold all elements of a set.
 _LONGEST = 300
@@ -183,13 +183,13 @@ class Rules:
         again = [piece for piece in self._pieces if piece.tool == "ipset"] if variant == VARIANTS[0] else []
         native = [piece for piece in self._pieces if piece.tool == "nft"]
         if native or self._beneath:
-            self._feed(Piece("nft", "flush ruleset\n"))
+            feed(self._host, Piece("nft", "flush ruleset\n"))
         for piece in (*again, *native):
-            self._feed(piece)
+            feed(self._host, piece)
         if native:
             self._settle_doubts(variant)
         if self._beneath and variant == VARIANTS[0]:
-            self._feed(self._beneath)
+            feed(self._host, self._beneath)
         sets = bool(self._host.which("ipset"))
         for piece in self._pieces:
             if piece.is_iptables:
@@ -197,12 +197,7 @@ class Rules:
                     piece.text, piece.tool, user=self._user, sets=sets, steered=self._steered, variant=variant
                 )
                 self.doubts += doubts
-                self._feed(replace(piece, text=text))
-
-    def _feed(self, piece: Piece) -> None:
-        outcome = self._host.run(piece.command, stdin=piece.text)
-        if outcome.code != 0:
-            raise BackendError(_refusal(piece, outcome.err))
+                feed(self._host, replace(piece, text=text))
 
     def _settle_doubts(self, variant: str) -> None:
         listing = json.loads(run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
@@ -225,6 +220,13 @@ class Rules:
                 text, _hash, handle = line.strip().rpartition(" # handle ")
                 texts[f"{table} {handle}"] = text.partition(f' comment "{HIDDEN}')[0]
         return texts
+
+
+def feed(host: Host, piece: Piece) -> None:
+    """Load rules as they are. Raises BackendError, which names table and line."""
+    outcome = host.run(piece.command, stdin=piece.text)
+    if outcome.code != 0:
+        raise BackendError(_refusal(piece, outcome.err))
 
 
 def _refusal(piece: Piece, message: str) -> str:

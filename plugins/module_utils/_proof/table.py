@@ -12,7 +12,7 @@ from .._model.ports import PortSet
 if t.TYPE_CHECKING:
     from .._model.rules import RuleSet
 
-__all__ = ["table"]
+__all__ = ["subtract", "table"]
 
 # `{family: {direction: {protocol: texts}}}`, as the proof returns port sets; empty entries may be left out.
 Tree = t.Mapping[str, t.Mapping[str, t.Mapping[str, t.Sequence[str]]]]
@@ -37,10 +37,28 @@ def _text(by_family: t.Mapping[str, PortSet], families: t.Collection[str]) -> st
     return "; ".join(f"{ports} ({family})" for family, ports in held.items() if ports)
 
 
+def subtract(tree: Tree, others: t.Iterable[Tree]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """The ports of the first tree that none of the others has."""
+    held = list(others)
+    left: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for family, directions in tree.items():
+        for direction, protocols in directions.items():
+            for protocol in protocols:
+                ports = _by_family(tree, direction, protocol)[family]
+                for other in held:
+                    ports -= _by_family(other, direction, protocol).get(family, PortSet())
+                left.setdefault(family, {}).setdefault(direction, {})[protocol] = ports.texts()
+    return left
+
+
+def _ways(tree: Tree) -> list[tuple[str, str]]:
+    return sorted({(way, kind) for directions in tree.values() for way in directions for kind in directions[way]})
+
+
 def table(rules: RuleSet, result: t.Mapping[str, t.Any]) -> list[str]:
     """What each SDK needs, how many of these ports are open in all families, which are not, and what else is open.
 
-    `result` is what the proof returns: `open`, `unknown`, `beyond` and `missing_by_sdk` are read.
+    `result` is what the proof returns: `open`, `unknown`, `beyond`, `essentials` and `missing_by_sdk` are read.
     """
     families = tuple(result["open"])
     needs: dict[tuple[str, str, str], PortSet] = {}
@@ -60,11 +78,15 @@ def table(rules: RuleSet, result: t.Mapping[str, t.Any]) -> list[str]:
         rows.append((sdk, direction, protocol, str(len(needed)), str(len(left)), "; ".join(filter(None, said)) or "-"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    essentials = result.get("essentials", {})
+    for why, held in essentials.items():
+        for direction, protocol in _ways(held):
+            more = _text(_by_family(held, direction, protocol), families)
+            lines.append(f"open in lockdown for {why}: {direction} {protocol} {more}")
     count = len(lines)
-    for direction, protocol in sorted(
-        {(way, kind) for tree in result["beyond"].values() for way in tree for kind in tree[way]}
-    ):
-        more = _text(_by_family(result["beyond"], direction, protocol), families)
+    beyond = subtract(result["beyond"], essentials.values())
+    for direction, protocol in _ways(beyond):
+        more = _text(_by_family(beyond, direction, protocol), families)
         if more:
             lines.append(f"also open: {direction} {protocol} {more}")
     return lines if len(lines) > count else [*lines, "nothing else is open"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
@@ -28,53 +29,72 @@ def answer(params: t.Mapping[str, t.Any], root: str = "") -> tuple[dict[str, t.A
     `root` is where the host's /etc is, for tests.
     """
     problems: list[Problem] = []
+    notices: list[Notice] = []
     wish: Wish | None = None
     agora: tuple[tuple[str, PortSet], ...] = ()
+    options = {name: params[name] for name in ("name", "low", "high", "count", "layout")}
     try:
         if params["state"] == "present" and params["count"] is not None:
-            wish = read_wish(**{name: params[name] for name in ("name", "low", "high", "count", "layout")})
+            wish = read_wish(**options)
         else:
             problems += read_name(params["name"])
     except RequestError as error:
         problems += error.problems
+        # What is in the way in a range does not hang on how many processes there are.
+        with contextlib.suppress(RequestError):
+            wish = read_wish(**{**options, "count": 1})
     try:
         request = Request.of(sdks=params["sdks"], revision=params["revision"])
-        agora = agora_ports(compile_request(request).by_sdk)
+        by_sdk = compile_request(request).by_sdk
+        agora = agora_ports(by_sdk)
+        if wish and "recording" not in by_sdk:
+            text = f"recording is not among {', '.join(by_sdk)}, so that nothing opens the ports of the plan; add it"
+            notices.append(Notice("not_opened", "sdks", text))
     except RequestError as error:
         problems += error.problems
     try:
-        seen = look(params["name"], agora, root)
+        seen = look(params["name"], agora, root, making=params["making"])
     except RequestError as error:
         raise RequestError([*problems, *error.problems]) from error
+    planned = None
+    try:
+        if wish:
+            planned = make_plan(wish, seen.view)
+        elif params["state"] == "present" and params["count"] is None:
+            planned = _standing(params["name"], seen.view)
+    except RequestError as error:
+        problems += error.problems
     if problems:
         raise RequestError(problems)
-    planned = None
-    if wish:
-        planned = make_plan(wish, seen.view)
-    elif params["state"] == "present":
-        if not seen.view.previous:
-            text = f"is missing, and no plan {params['name']} stands on this host; say how many processes there are"
-            raise RequestError([Problem("count", text)])
-        planned = standing(seen.view.previous, seen.view)
-    return _result(seen, planned)
+    result, more = _result(seen, planned)
+    return result, [*notices, *more]
+
+
+def _standing(name: str, view: View) -> Planned:
+    """The plan of this name as it stands. Raises RequestError without one."""
+    if view.previous:
+        return standing(view.previous, view)
+    others = ", ".join(plan.name for plan in view.others)
+    text = f"is missing, and no plan {name} stands on this host"
+    text += f", but {others}; name one of them (in playbooks recording_host_name), or" if others else ";"
+    raise RequestError([Problem("count", f"{text} run role recording_host, or say how many processes there are")])
 
 
 def _result(seen: Seen, planned: Planned | None) -> tuple[dict[str, t.Any], list[Notice]]:
     view = seen.view
     plan = planned.plan if planned else None
     plans = [*view.others, *([plan] if plan else [])]
-    ranges, ports = PortSet(), PortSet()
+    ports = PortSet()
     for one in plans:
-        ranges |= one.range
         ports |= one.ports
-    reservation = reserve(ranges, view.foreign, seen.settings)
+    reservation = reserve(plans, view, seen.settings)
     own = plan.range if plan else PortSet()
     checked = sizes(sum(len(one.pairs) for one in plans), seen.sizes, os.sysconf("SC_PAGE_SIZE"))
     notices = [*(planned.notices if planned else ()), *reservation.notices]
     notices += [
         Notice("small", size.name, f"is {size.value} and should be {size.needed} at least: {size.why}")
         for size in checked
-        if not size.enough
+        if plans and not size.enough
     ]
     low, high = view.ephemeral
     wanted = {
@@ -97,7 +117,7 @@ def _result(seen: Seen, planned: Planned | None) -> tuple[dict[str, t.Any], list
         "reservation": {
             "live": ",".join(reservation.live.texts()),
             "in_force": reservation.live == view.reserved,
-            "at_boot": reservation.text == seen.setting,
+            "at_boot": reservation.text == seen.setting and not reservation.overridden,
             "path": FILE,
             "text": reservation.text,
         },
@@ -108,6 +128,8 @@ def _result(seen: Seen, planned: Planned | None) -> tuple[dict[str, t.Any], list
             "remove": sorted(seen.environments.keys() - wanted.keys()),
         },
         "sizes": [size.data() for size in checked],
+        "plans": list(seen.plans),
+        "emptied": [] if plan else list(seen.emptied),
     }
     return {**result, **({"plan": plan.data()} if plan else {})}, notices
 

@@ -15,14 +15,17 @@ from dataclasses import dataclass
 
 from .._host.local import LocalHost
 from .._model.messages import Problem, RequestError
-from .._model.ports import LOWEST, PortError, PortSet
-from .kernel import FILE
+from .._model.ports import PortError, PortSet
+from .kernel import FILE, listed, noted
 from .plan import Bound, Plan, PlanError, View
 
 __all__ = ["FOLDER", "Seen", "look"]
 
 # Each plan is NAME.json here, the environment of each of its processes NAME-NUMBER.env.
 FOLDER = "/etc/openagora/recording"
+
+_FILE_OF_PLAN = re.compile(r"([a-z0-9][a-z0-9_-]{0,63})(?:\.json|-[0-9]+\.env)")
+_EXAMPLE = "agora-recording@.service"
 
 # In the order in which a file hides one of the same name (sysctl.d(5)).
 _SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
@@ -40,7 +43,9 @@ class Seen:
     """What a plan depends on, and what has to be kept in step with it.
 
     `environments` are the files of the plan's processes by name, `settings` the files of sysctl.d but ours in the order
-    in which they are read, `setting` is ours; `sizes` are the numbers of each sysctl that matters.
+    in which they are read, `setting` is ours; `sizes` are the numbers of each sysctl that matters. `plans` are the
+    names of all plans, also of those that only environments are left of, `emptied` the folders that hold nothing once
+    the plan is gone, the inner one first.
     """
 
     view: View
@@ -48,13 +53,26 @@ class Seen:
     settings: tuple[tuple[str, str], ...]
     setting: str
     sizes: dict[str, list[int]]
+    plans: tuple[str, ...]
+    emptied: tuple[str, ...]
 
 
-def look(name: str, agora: tuple[tuple[str, PortSet], ...], root: str = "") -> Seen:
-    """Look at the host. Raises RequestError for plans that cannot be read; `root` is where its /etc is, for tests."""
+def look(
+    name: str,
+    agora: tuple[tuple[str, PortSet], ...],
+    root: str = "",
+    making: t.Mapping[str, dict[str, t.Any]] | None = None,
+) -> Seen:
+    """Look at the host. Raises RequestError for plans that cannot be read.
+
+    `making` are plans that count in place of those in the files, empty ones for none; `root` is where the host's /etc
+    is, for tests.
+    """
     host = LocalHost()
-    plans = _plans(host, root + FOLDER)
+    laid_over = {one: Plan.of(data) if data else None for one, data in (making or {}).items()}
+    plans = {one: plan for one, plan in {**_plans(host, root + FOLDER), **laid_over}.items() if plan}
     low, high = _numbers(host, "net.ipv4.ip_local_port_range")
+    setting = host.read(root + FILE) or ""
     view = View(
         bound=_bound(host),
         previous=plans.pop(name, None),
@@ -62,17 +80,19 @@ def look(name: str, agora: tuple[tuple[str, PortSet], ...], root: str = "") -> S
         agora=agora,
         ephemeral=(low, high),
         reserved=_reserved(),
+        noted=noted(setting),
     )
-    own = re.compile(rf"{re.escape(name)}-\d+\.env")
-    environments = {
-        file: host.read(f"{root}{FOLDER}/{file}") or "" for file in _list(root + FOLDER) if own.fullmatch(file)
-    }
+    environments = [file for file in _list(root + FOLDER) if file.endswith(".env") and _plan_of(file)]
     return Seen(
         view=view,
-        environments=environments,
+        environments={
+            file: host.read(f"{root}{FOLDER}/{file}") or "" for file in environments if _plan_of(file) == name
+        },
         settings=tuple(_settings(host, root)),
-        setting=host.read(root + FILE) or "",
+        setting=setting,
         sizes={name: _numbers(host, name) for name in _SIZES},
+        plans=tuple(sorted({*plans, *map(_plan_of, environments), *([name] if view.previous else [])})),
+        emptied=_emptied(root, {name, *laid_over} - plans.keys(), last=not plans),
     )
 
 
@@ -103,6 +123,20 @@ def _plans(host: LocalHost, folder: str) -> dict[str, Plan]:
     return plans
 
 
+def _plan_of(file: str) -> str:
+    """The name of the plan that a file of the folder is of, empty for others."""
+    match = _FILE_OF_PLAN.fullmatch(file)
+    return match[1] if match else ""
+
+
+def _emptied(root: str, gone: t.Collection[str], *, last: bool) -> tuple[str, ...]:
+    """The folders that hold nothing without the plans of these names; after the last one the example goes, too."""
+    if any(_plan_of(file) not in gone and not (last and file == _EXAMPLE) for file in _list(root + FOLDER)):
+        return ()
+    parent, folder = posixpath.split(FOLDER)
+    return (FOLDER,) if set(_list(root + parent)) - {folder} else (FOLDER, parent)
+
+
 def _settings(host: LocalHost, root: str) -> t.Iterator[tuple[str, str]]:
     """The files that set sysctls at boot, but ours."""
     paths: dict[str, str] = {}
@@ -124,12 +158,9 @@ def _reserved() -> PortSet:
     """The reserved ports; the kernel gives them to the first read alone, however long they are."""
     handle = os.open("/proc/sys/net/ipv4/ip_local_reserved_ports", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        text = os.read(handle, 1 << 20).decode("ascii").strip()
+        return listed(os.read(handle, 1 << 20).decode("ascii"))
     finally:
         os.close(handle)
-    ranges = ((int(low), int(high or low)) for low, high in re.findall(r"(\d+)(?:-(\d+))?", text))
-    # Port 0 may be in the list, and means nothing there.
-    return PortSet.of(*((max(low, LOWEST), high) for low, high in ranges if high))
 
 
 def _bound(host: LocalHost) -> tuple[Bound, ...]:
@@ -146,7 +177,9 @@ def _bound(host: LocalHost) -> tuple[Bound, ...]:
     for port, inode in sockets:
         # A tunnel of the kernel's own (WireGuard, VXLAN) has a socket that no file leads to.
         nobody = "the kernel" if inode == "0" else "a process that cannot be seen from here"
-        found |= {_told(port, pid) for pid in holders.get(inode, [])} or {Bound(port, nobody)}
+        held = {_told(port, pid) for pid in holders.get(inode, [])} or {Bound(port, nobody)}
+        # A child of a recorder that has inherited its socket was told nothing, and is no stranger.
+        found |= {bound for bound in held if bound.told} or held
     return tuple(sorted(found, key=lambda bound: (bound.port, bound.pid)))
 
 
@@ -194,7 +227,8 @@ def _told(port: int, pid: int) -> Bound:
 def _words(path: str) -> list[str]:
     """What stands between the zero bytes of a file of /proc; nothing once the process is gone."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # A process may have any name, and the kernel cuts it at a byte; results are UTF-8.
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
             return file.read().split("\0")
     except OSError:
         return []

@@ -11,10 +11,13 @@ import typing as t
 from dataclasses import dataclass
 
 from .._model.messages import Notice
-from .._model.ports import PortError, PortSet
+from .._model.ports import LOWEST, PortSet
 from .plan import PORTS_PER_PROCESS
 
-__all__ = ["FILE", "HEADER", "KEY", "Reservation", "Size", "reserve", "sizes"]
+if t.TYPE_CHECKING:
+    from .plan import Plan, View
+
+__all__ = ["FILE", "HEADER", "KEY", "Reservation", "Size", "listed", "noted", "reserve", "sizes"]
 
 # The kernel leaves these ports out where it chooses one itself, connect() or bind() with port 0, for UDP and TCP of
 # both families; a program that names one gets it all the same (Documentation/networking/ip-sysctl.rst).
@@ -26,6 +29,10 @@ FILE = "/etc/sysctl.d/openagora-recording.conf"
 
 HEADER = "# Written by the Ansible collection openagora.firewall; its next run puts right what is changed here.\n"
 
+# Whose the ports of the file are: a run that ends early may have changed a plan, and not yet what is reserved.
+_NOTE = "# Reserved for recording alone: "
+_NOTED = re.compile(f"^{_NOTE}(.+)$", re.MULTILINE)
+
 _SETTING = re.compile(r"^[ \t]*-?[ \t]*net[./]ipv4[./]ip_local_reserved_ports[ \t]*=(.*)$", re.MULTILINE)
 
 # Agora publishes no sizes. These hold a stream of 8 Mbit/s, more than its highest video profiles send, while a process
@@ -35,39 +42,63 @@ _STREAM_BYTES = 8_000_000 // 8 // 10 * 2
 
 @dataclass(frozen=True)
 class Reservation:
-    """What should be reserved now, and what the file of ours should say ("": there should be none)."""
+    """What should be reserved now, and what the file of ours should say ("": there should be none).
+
+    `overridden`: a file that is read later takes some of it back at boot.
+    """
 
     live: PortSet
     text: str
+    overridden: bool
     notices: tuple[Notice, ...]
 
 
-def reserve(ranges: PortSet, foreign: PortSet, settings: t.Sequence[tuple[str, str]]) -> Reservation:
+def reserve(plans: t.Iterable[Plan], view: View, settings: t.Sequence[tuple[str, str]]) -> Reservation:
     """Reserve the ranges of all plans besides what others have reserved.
 
-    `foreign` is what others have reserved now; `settings` are the files of sysctl.d but ours, path and text, in the
-    order in which they are read.
+    `settings` are the files of sysctl.d but ours, path and text, in the order in which they are read.
     """
-    boot = PortSet()
+    ranges, ours, boot = PortSet(), PortSet(), PortSet()
+    for plan in plans:
+        ranges |= plan.range
+        ours |= plan.reserves
     notices = []
+    last = ""
     for path, text in settings:
         values = _SETTING.findall(text)
         if values:
-            boot = _ports(values[-1])
-            if posixpath.basename(path) > posixpath.basename(FILE) and ranges:
-                message = (
-                    f"is read after {FILE} and sets {KEY} too, so that ours is lost at boot; move it before, or out"
-                )
-                notices.append(Notice("overridden", path, message))
-    text = f"{HEADER}{KEY} = {','.join((boot | ranges).texts())}\n" if ranges else ""
-    return Reservation(foreign | ranges, text, tuple(notices))
+            last = path
+            try:
+                boot = listed(values[-1])
+            except ValueError:
+                boot = PortSet()
+                message = f"sets {KEY} to {values[-1].strip()!r}, which the kernel does not take; put it right"
+                notices += [Notice("unread", path, message)] if ranges else []
+    overridden = posixpath.basename(last) > posixpath.basename(FILE) and bool(ranges - boot)
+    if overridden:
+        message = f"is read after {FILE} and sets {KEY} too, so that ours is lost at boot; move it before, or out"
+        notices.append(Notice("overridden", last, message))
+    text = f"{HEADER}{_NOTE}{ours}\n{KEY} = {','.join((boot | ranges).texts())}\n" if ranges else ""
+    # What others have set at boot since a plan reserved it is theirs, too.
+    return Reservation(view.foreign | (boot & view.reserved) | ranges, text, overridden, tuple(notices))
 
 
-def _ports(value: str) -> PortSet:
+def noted(text: str) -> PortSet:
+    """What the file of ours says that is reserved for us alone."""
+    found = _NOTED.search(text)
     try:
-        return PortSet.parse(value)
-    except PortError:
-        return PortSet()  # empty, or what the kernel refuses at boot
+        return listed(found[1]) if found else PortSet()
+    except ValueError:
+        return PortSet()
+
+
+def listed(text: str) -> PortSet:
+    """A list of ports as the kernel takes and gives it, where port 0 means nothing. Raises ValueError."""
+    ranges = []
+    for item in filter(None, map(str.strip, text.split(","))):
+        low, _dash, high = item.partition("-")
+        ranges.append((int(low), int(high or low)))
+    return PortSet.of(*((max(low, LOWEST), high) for low, high in ranges if high))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ channel, and 40000-41000 or larger; the API reference, the headers and the page 
 
 from __future__ import annotations
 
+import itertools
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .._model.messages import Notice, Problem, RequestError
 from .._model.ports import HIGHEST, PortError, PortSet
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT_RANGE",
     "LAYOUTS",
     "PORTS_PER_PROCESS",
+    "UNRESERVED",
     "WIDTH",
     "Bound",
     "Conflict",
@@ -51,6 +53,12 @@ DEFAULT_RANGE = (40000, 41000)
 
 # Ports below belong to the system's own services; only root binds them (ip(7)).
 _FIRST = 1024
+
+# So many of what is in the way are named in a message.
+_FEW = 3
+
+# The notice that the kernel may hand ports of the range to any program.
+UNRESERVED = "ephemeral"
 
 # A name is part of file names and of the names of systemd's units.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -129,6 +137,11 @@ class Plan:
         """What its processes may use, and a firewall has to let in."""
         return PortSet.of(*self.pairs)
 
+    @property
+    def reserves(self) -> PortSet:
+        """What nobody but the plan has reserved."""
+        return self.range - self.reserved_before
+
     def data(self) -> dict[str, t.Any]:
         """The form of its file, and of the module's result."""
         return {
@@ -192,7 +205,8 @@ class View:
     """What of the host bears on a plan.
 
     `previous` is the plan of the same name as it stands, `others` are the other ones. `agora` is what each SDK of the
-    host needs. `ephemeral` is the range out of which the kernel hands out ports, `reserved` what it leaves out.
+    host needs. `ephemeral` is the range out of which the kernel hands out ports, `reserved` what it leaves out, and
+    `noted` what of that was ours when a run last came to its end.
     """
 
     bound: tuple[Bound, ...] = ()
@@ -201,13 +215,14 @@ class View:
     agora: tuple[tuple[str, PortSet], ...] = ()
     ephemeral: Pair = (32768, 60999)
     reserved: PortSet = field(default_factory=PortSet)
+    noted: PortSet = field(default_factory=PortSet)
 
     @property
     def foreign(self) -> PortSet:
         """What others have reserved."""
-        ours = PortSet()
+        ours = self.noted
         for plan in (*self.others, *([self.previous] if self.previous else [])):
-            ours |= plan.range - plan.reserved_before
+            ours |= plan.reserves
         return self.reserved - ours
 
 
@@ -228,6 +243,12 @@ class Planned:
 
 def _text(pair: Pair | None) -> str:
     return f"{pair[0]}-{pair[1]}" if pair else ""
+
+
+def _some(texts: t.Sequence[str]) -> str:
+    """The first of many texts, and how many more there are."""
+    more = [f"{len(texts) - _FEW} more"] if len(texts) > _FEW + 1 else list(texts[_FEW:])
+    return " and ".join(part for part in (", ".join(texts[:_FEW]), *more) if part)
 
 
 def _ranges(text: str) -> tuple[Pair, ...]:
@@ -251,6 +272,8 @@ def read_wish(*, name: str, low: int | None, high: int | None, count: int, layou
         problems.append(Problem("low", f"{low} is above high, {high}; a range begins with its lower port"))
     if count < 1:
         problems.append(Problem("count", f"is {count}; say how many recording processes there are, at least 1"))
+    if count > HIGHEST:
+        problems.append(Problem("count", f"is {count}, and a host has {HIGHEST} ports; take fewer, on more hosts"))
     if layout not in LAYOUTS:
         problems.append(Problem("layout", f"{layout!r} is not one of {', '.join(LAYOUTS)}"))
     if problems:
@@ -290,7 +313,9 @@ def _conflicts(name: str, layout: str, asked: Pair, pairs: t.Sequence[Pair], vie
         found["agora", sdk] = ports & within
     for bound in view.bound:
         if bound.port in within and not _is_own(bound, name, layout, asked, pairs):
-            key = ("held", bound.holder)
+            # There may be hundreds of its own, whose range is what matters.
+            own = f"recorders of this plan that were told {_text(bound.told)}" if bound.told else ""
+            key = ("held", own if own and bound.plan == name else bound.holder)
             found[key] = found.get(key, PortSet()) | PortSet.of(bound.port)
     return tuple(sorted(Conflict(kind, ports, holder) for (kind, holder), ports in found.items() if ports))
 
@@ -346,17 +371,24 @@ def _lay_out(wish: Wish, view: View) -> tuple[tuple[Pair, ...], int, tuple[Confl
     return tuple(pair for pair in pairs if pair), len(kept) + len(windows), found
 
 
+def _former(name: str, view: View) -> dict[int, Pair]:
+    """The pair of each process: in the plan as it stands, else what a recorder of it that runs was told.
+
+    The plan may have been smaller for a time, or gone.
+    """
+    pairs = {bound.process: bound.told for bound in view.bound if bound.told and bound.plan == name}
+    return {**pairs, **dict(enumerate(view.previous.pairs if view.previous else (), start=1))}
+
+
 def _kept(wish: Wish, view: View) -> dict[int, Pair]:
-    """The pairs of the plan as it stands that nothing speaks against, by process."""
-    before = view.previous
-    if before is None or before.layout != "per_process":
-        return {}
+    """The former pairs that nothing speaks against, by process."""
     kept: dict[int, Pair] = {}
     blocked = _fixed(view)
-    for number, pair in enumerate(before.pairs[: wish.count], start=1):
+    for number, pair in sorted(_former(wish.name, view).items()):
         ports = PortSet.of(pair)
         strangers = any(bound.port in ports and not bound.belongs(pair, wish.name, number) for bound in view.bound)
-        if len(ports) >= WIDTH and not (ports - PortSet.of((wish.low, wish.high)) or ports & blocked or strangers):
+        fits = 1 <= number <= wish.count and len(ports) == WIDTH and not ports - PortSet.of((wish.low, wish.high))
+        if fits and not (ports & blocked or strangers):
             kept[number] = pair
             blocked |= ports
     return kept
@@ -386,21 +418,23 @@ def _needed(wish: Wish) -> int:
 
 def _advise(wish: Wish, view: View, conflicts: t.Sequence[Conflict]) -> Pair | None:
     """The free range that would do, nearest to the asked one: of the same size if there is one."""
-    # Within the asked range the plan's own recorders are no conflict.
+    # Within the asked range the plan's own recorders are no conflict; within another one they may be.
     asked = PortSet.of((wish.low, wish.high))
-    taken = _fixed(view) | PortSet.of(*(bound.port for bound in view.bound if bound.port not in asked))
+    bound = PortSet.of(*(bound.port for bound in view.bound))
+    taken = _fixed(view) | (bound - asked)
     for conflict in conflicts:
         taken |= conflict.ports
+    free = [piece for ports in (taken, taken | bound) for piece in (PortSet.of((_FIRST, HIGHEST)) - ports).ranges]
     needed = _needed(wish)
-    for size in (max(needed, wish.high - wish.low + 1), needed):
-        starts = [
-            min(max(low, wish.low), high - size + 1)
-            for low, high in (PortSet.of((_FIRST, HIGHEST)) - taken).ranges
-            if high - low + 1 >= size
-        ]
-        if starts:
-            start = min(starts, key=lambda start: (abs(start - wish.low), start))
-            return start, start + size - 1
+    size = max(needed, wish.high - wish.low + 1)
+    # A pair that is kept may leave a gap, which is narrower than a pair.
+    for wanted in (size, needed, size + wish.count * (WIDTH - 1)):
+        starts = {min(max(low, wish.low), high - wanted + 1) for low, high in free if high - low + 1 >= wanted}
+        for start in sorted(starts, key=lambda start: (abs(start - wish.low), start)):
+            found = replace(wish, low=start, high=start + wanted - 1)
+            _pairs, capacity, against = _lay_out(found, view)
+            if not against and wish.count <= capacity:
+                return found.low, found.high
     return None
 
 
@@ -408,21 +442,23 @@ def _against(wish: Wish, conflicts: t.Sequence[Conflict], capacity: int, advice:
     """What speaks against the plan."""
     asked = _text((wish.low, wish.high))
     instead = f"{_text(advice)} would do" if advice else "no range of this host would do"
-    for conflict in conflicts:
-        if conflict.kind == "plan":
-            yield Problem("low", f"{asked} overlaps {conflict.ports} of {conflict.holder}; {instead}")
-        elif wish.layout == "shared" and conflict.kind == "agora":
-            text = f"{asked} holds {conflict.ports}, which {conflict.holder} needs; {instead}"
-            yield Problem("low", text)
+    for kind, found in itertools.groupby(conflicts, key=lambda conflict: conflict.kind):
+        parts = [(_some(conflict.ports.texts()), conflict.holder) for conflict in found]
+        if kind == "plan":
+            text = _some([f"{ports} of {holder}" for ports, holder in parts])
+            yield Problem("low", f"{asked} overlaps {text}; {instead}")
+        elif wish.layout == "shared" and kind == "agora":
+            text = _some([f"{ports}, which {holder} needs" for ports, holder in parts])
+            yield Problem("low", f"{asked} holds {text}; {instead}")
         elif wish.layout == "shared":
-            text = f"UDP {conflict.ports} of {asked} is held by {conflict.holder}; stop it, or take another range"
-            yield Problem("low", f"{text}: {instead}")
+            text = _some([f"{ports} is held by {holder}" for ports, holder in parts])
+            yield Problem("low", f"UDP {text}; stop that first, or take another range than {asked}: {instead}")
     if wish.count > capacity:
         each = WIDTH if wish.layout == "per_process" else PORTS_PER_PROCESS
         size = wish.high - wish.low + 1
-        away = [f"{conflict.ports} ({conflict.holder})" for conflict in conflicts if wish.layout == "per_process"]
+        away = [f"{_some(one.ports.texts())} ({one.holder})" for one in conflicts if wish.layout == "per_process"]
         need = "1 process needs" if wish.count == 1 else f"{wish.count} processes need"
-        without = f", not counting {'; '.join(away)}" if away else ""
+        without = f", not counting {_some(away)}" if away else ""
         text = (
             f"{need} {_needed(wish)} ports ({each} each, and {WIDTH} at least); {asked} has {size}{without}, and "
             f"{capacity} {'fits' if capacity == 1 else 'fit'}; {instead}"
@@ -438,13 +474,13 @@ def _notices(plan: Plan, view: View) -> t.Iterator[Notice]:
             f"{exposed} lies in the kernel's ephemeral range {low}-{high} and is not reserved: any program may be "
             "given one of these ports; role recording_host reserves them (net.ipv4.ip_local_reserved_ports)"
         )
-        yield Notice("ephemeral", "net.ipv4.ip_local_port_range", message)
-    if view.previous:
-        moved = [
-            f"{number} from {_text(before)} to {_text(now)}"
-            for number, (before, now) in enumerate(zip(view.previous.pairs, plan.pairs), start=1)
-            if before != now
-        ]
-        if moved:
-            message = f"other ports than before for process {', '.join(moved)}; restart those that run"
-            yield Notice("moved", f"plan {plan.name}", message)
+        yield Notice(UNRESERVED, "net.ipv4.ip_local_port_range", message)
+    former = _former(plan.name, view)
+    moved = [
+        f"{number} from {_text(former[number])} to {_text(now)}"
+        for number, now in enumerate(plan.pairs, start=1)
+        if former.get(number, now) != now
+    ]
+    if moved:
+        message = f"other ports than before for process {', '.join(moved)}; restart those that run"
+        yield Notice("moved", f"plan {plan.name}", message)

@@ -19,8 +19,9 @@ import time
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16}
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 
-# The receiver's queue holds a thousand packets, and its kernel may share a processor with this process.
-BATCH = 100
+# The receiver's queue holds a thousand packets, its kernel may share a processor with this process, and so may three
+# others of this kind: both directions of both lanes.
+BATCH = 200
 PAUSE = 0.0002
 
 

@@ -237,6 +237,13 @@ def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: s
     assert text.strip() == state
 
 
+def inclusions(role: str) -> list[tuple[int, dict[str, t.Any]]]:
+    """The tasks of open_agora that include a role, with their places: one that only looks, and one that does it."""
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
+    found = [(place, task) for place, task in enumerate(play["tasks"]) if "ansible.builtin.include_role" in task]
+    return [item for item in found if item[1]["ansible.builtin.include_role"]["name"] == f"openagora.firewall.{role}"]
+
+
 @pytest.mark.parametrize(
     ("given", "comes"),
     [
@@ -248,15 +255,15 @@ def test_rules_that_somebody_has_flushed_are_loaded_again(listing: int, state: s
 )
 def test_absent_takes_the_resolver_away_too(given: dict[str, str], *, comes: bool) -> None:
     """Whoever closes what open_agora has opened does not name the resolver again."""
-    (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
-    (condition,) = [role["when"] for role in play["roles"] if role["role"].endswith(".dns_allowlist")]
-    assert Environment(autoescape=True).compile_expression(condition)(**given) is comes
+    _look, (_place, task) = inclusions("dns_allowlist")
+    assert Environment(autoescape=True).compile_expression(task["when"])(**given) is comes
 
 
 def test_open_agora_looks_at_the_resolver_before_anything_changes() -> None:
     """A host with rules of scope names and no resolver to fill their sets is without TCP."""
-    (play,) = yaml.safe_load((ROOT / "playbooks" / "open_agora.yml").read_text())
-    (task,) = play["pre_tasks"]
+    (place, task), _do = inclusions("dns_allowlist")
+    _look, (changes, _task) = inclusions("open_ports")
+    assert place < changes
     include = task["ansible.builtin.include_role"]
     assert (include["tasks_from"], include["apply"]) == ("look.yml", {"check_mode": True})
     (look,) = yaml.safe_load((ROLE / "tasks" / "look.yml").read_text())

@@ -77,6 +77,14 @@ def host() -> t.Iterator[NetnsHost]:
         yield host
 
 
+@pytest.fixture
+def closed(host: NetnsHost) -> NetnsHost:
+    """A host with a firewall that lets nothing in."""
+    NFTABLES.close(host)
+    host.sh("ip addr add 192.0.2.1/24 dev out0; ip link set out0 up; ip link set in0 up")
+    return host
+
+
 def role(**variables: t.Any) -> Task:
     """The role for a plan, one of two processes unless it is said otherwise."""
     given = {"count": 2, "layout": "per_process", **variables}
@@ -139,12 +147,15 @@ def test_from_nothing_to_nothing(host: NetnsHost) -> None:
     checked = run(host, [role()], "--check", "--diff")
     assert files(host) == before
     assert '+            "low": 40008' in checked
+    assert "is not reserved" in checked
     assert "+net.ipv4.ip_local_reserved_ports = 40000-41000,50000" in checked
 
     show = {"ansible.builtin.debug": {"msg": "open: {{ agora_recording_port_ranges | join(' and ') }}"}}
     said = run(host, [role(), show])
     assert "open: 40000-40015" in said
     assert "net.core.rmem_default: " in said
+    # Not in the run that reserves them.
+    assert "is not reserved" not in said
     assert changed(checked) == changed(said) > 0
     live = files(host)
     assert live[RESERVED] == "40000-41000,50000\n"
@@ -173,8 +184,7 @@ def test_from_nothing_to_nothing(host: NetnsHost) -> None:
 
     gone = run(host, [role(state="absent")], "--check")
     assert files(host) == live
-    assert changed(gone) > 0
-    run(host, [role(state="absent")])
+    assert changed(gone) == changed(run(host, [role(state="absent")])) > 0
     assert files(host) == before
     assert not host.exists("/etc/openagora")
     assert changed(run(host, [role(state="absent")])) == 0
@@ -193,15 +203,37 @@ def test_two_plans(host: NetnsHost) -> None:
     said = run(host, [role(name="third")], succeeds=False)
     assert "40000-41000 overlaps" in said
     assert files(host) == both
+    said = run(host, "check_recording.yml", "--extra-vars=recording_host_name=third", succeeds=False)
+    assert "no plan third stands on this host, but default, default-1; name one of them" in said
+    assert "or run role recording_host" in said
 
     run(host, [role(state="absent")])
     left = files(host)
     assert left[RESERVED] == "40500,42000-42099,50000\n"
     assert {path for path in left if "default-1" in path} == {f"{FOLDER}/default-1.json", f"{FOLDER}/default-1-1.env"}
     assert f"{FOLDER}/default-1.json" in left
+    # What others have there stays, and be it an empty folder.
+    host.sh("mkdir /etc/openagora/others")
     run(host, [role()])
     run(host, "close_agora.yml", "--extra-vars=agora_hosts=localhost")
     assert files(host) == before
+    assert host.sh("ls /etc/openagora") == "others\n"
+
+
+def test_check_mode_knows_the_plans_that_the_play_makes_and_takes_away(host: NetnsHost) -> None:
+    other = {"name": "night", "layout": "shared", "count": 1}
+    show = {"ansible.builtin.debug": {"msg": "{{ agora_recording_port_ranges | join(' and ') }}"}}
+    both = [role(), role(range="42000-42099", **other), show]
+    checked = run(host, both, "--check", "--diff")
+    assert "40000-40015 and 42000-42099" in checked
+    assert "+net.ipv4.ip_local_reserved_ports = 40000-41000,42000-42099,50000" in checked
+    overlapping = [role(), role(range="40900-42099", **other)]
+    assert "overlaps 40900-41000 of plan default" in run(host, overlapping, "--check", succeeds=False)
+    assert not host.exists("/etc/openagora")
+    run(host, both)
+    gone = [role(state="absent"), role(name="night", state="absent")]
+    checked = run(host, gone, "--check", "--diff")
+    assert changed(checked) == changed(run(host, gone))
 
 
 def test_what_is_wrong_changes_nothing(host: NetnsHost) -> None:
@@ -211,18 +243,42 @@ def test_what_is_wrong_changes_nothing(host: NetnsHost) -> None:
         "high: is missing beside low, 40000": role(range="40000"),
         "low: 41000 is above high, 40000": role(range="41000-40000"),
         "126 processes need 1008 ports": role(count=126),
+        "cannot be converted to an int": role(count="many"),
     }
+    for wanted in ("forty-fifty", "40000~41000", "40000-", "40000-41000-42000"):
+        wrong[f"recording_host_range is '{wanted}'; it is the lowest and"] = role(range=wanted)
     for text, task in wrong.items():
         assert text in run(host, [task], succeeds=False)
+    for count in ("4.7", "true"):
+        include = [{"ansible.builtin.include_role": {"name": "openagora.firewall.recording_host"}}]
+        said = run(host, include, f'--extra-vars={{"agora_recording_count": {count}}}', succeeds=False)
+        assert "onvert" in said
     with stranger(host, 40100):
-        assert "UDP 40100 of 40000-41000 is held by" in run(host, [role(layout="shared")], succeeds=False)
+        assert "UDP 40100 is held by" in run(host, [role(layout="shared")], succeeds=False)
+    assert files(host) == before
+
+
+@pytest.mark.parametrize("then", ["", '/bin/dd "$@"'], ids=["before", "after"])
+def test_a_run_that_ended_while_the_range_changed_leaves_nothing_behind(host: NetnsHost, then: str) -> None:
+    """It came to where the kernel is told, or has been told, and not to its end."""
+    before = files(host)
+    run(host, [role()])
+    host.stand_in("dd", f"{then}\nexit 1")
+    run(host, [role(range="40400-41399")], succeeds=False)
+    host.sh("rm /usr/local/sbin/dd")
+    run(host, [role(range="42000-42999")])
+    live = files(host)
+    assert live[RESERVED] == "40500,42000-42999,50000\n"
+    assert changed(run(host, [role(range="42000-42999")])) == 0
+    assert files(host) == live
+    run(host, [role(state="absent")])
     assert files(host) == before
 
 
 def test_a_long_list_of_others_survives(host: NetnsHost) -> None:
     """The kernel takes and gives it in pieces, or in one."""
     ports = ",".join(str(port) for port in range(10001, 30000, 2))
-    host.sh(f"dd bs=1M iflag=fullblock status=none of={RESERVED}", stdin=ports)
+    host.sh(f"rm /etc/sysctl.d/50-site.conf; dd bs=1M iflag=fullblock status=none of={RESERVED}", stdin=ports)
     run(host, [role()])
     assert play(host, [call("recording_ports")])[0]["reservation"]["in_force"]
     run(host, [role(state="absent")])
@@ -244,7 +300,7 @@ def test_recorders_get_their_ports_and_stay_while_others_come(host: NetnsHost, l
             for one in pairs:
                 assert taken[one["process"]] <= set(range(one["low"], one["high"] + 1))
             with stranger(host, pairs[1]["low"] + 6):
-                run(host, [role(count=7)])
+                assert "other ports than before for process 2" in run(host, [role(count=7)])
             (found,) = play(host, [call("recording_ports")])
             moved = [one["process"] for one, was in zip(found["processes"], pairs) if one != was]
             assert (len(found["processes"]), moved) == (7, [2])
@@ -270,9 +326,8 @@ def test_nobody_is_handed_a_reserved_port(host: NetnsHost) -> None:
     assert within(host, "SOCK_DGRAM") > 0
 
 
-def test_the_playbooks_open_what_is_planned_and_check_it(host: NetnsHost) -> None:
-    NFTABLES.close(host)
-    host.sh("ip addr add 192.0.2.1/24 dev out0; ip link set out0 up; ip link set in0 up")
+def test_the_playbooks_open_what_is_planned_and_check_it(closed: NetnsHost) -> None:
+    host = closed
     given = ["--extra-vars=agora_hosts=localhost agora_sdks=recording agora_recording_count=3"]
     given.append("--extra-vars=agora_recording_layout=per_process agora_prove=true")
     said = run(host, "open_agora.yml", *given)
@@ -282,20 +337,72 @@ def test_the_playbooks_open_what_is_planned_and_check_it(host: NetnsHost) -> Non
     with recorders(host):
         said = run(host, "check_recording.yml", "--extra-vars=agora_hosts=localhost")
         assert "a recorder that was told 40016-40023" in said
-        # Whatever is not as it should be fails it.
-        with stranger(host, 40030):
-            said = run(host, "check_recording.yml", succeeds=False)
-            assert "40030" in said
-        host.sh(f"cp {FILE} /run/kept; echo > {FILE}")
-        run(host, "check_recording.yml", succeeds=False)
-        host.sh(f"cp /run/kept {FILE}; echo 50000 > {RESERVED}")
-        run(host, "check_recording.yml", succeeds=False)
-        run(host, [role(count=3)])
+        # Whatever is not as it should be fails it, all in one message.
+        host.put("/etc/sysctl.d/zz.conf", OTHERS)
+        host.sh(f"echo 50000 > {RESERVED}")
         NFTABLES.insert(host, "input", "udp dport 51820 accept")
-        run(host, "check_recording.yml", succeeds=False)
-        run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}")
         NFTABLES.insert(host, "input", "udp dport 40001 drop")
-        run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}", succeeds=False)
+        with stranger(host, 40030):
+            said = " ".join(run(host, "check_recording.yml", succeeds=False).split())
+        for fault in (
+            "UDP 40030 is held by ",
+            "the kernel reserves 50000, and not 40000-41000,50000; ",
+            f"{FILE} does not reserve at boot what the plans need; move /etc/sysctl.d/zz.conf before it, or out",
+            "UDP 40001 of ipv4 is closed; ",
+            "UDP 51820 of ipv6 is open besides; ",
+        ):
+            assert fault in said
+        host.sh(f"rm /etc/sysctl.d/zz.conf; echo > {FILE}")
+        said = " ".join(run(host, "check_recording.yml", succeeds=False).split())
+        assert f"{FILE} does not reserve at boot what the plans need; run role recording_host again" in said
+        run(host, [role(count=3)])
+        NFTABLES.insert(host, "input", "udp dport 40001 accept")
+        run(host, "check_recording.yml", "--extra-vars=check_recording_others=51820")
+        run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}")
+
+
+def opened(host: NetnsHost, variables: str, *, succeeds: bool = True) -> str:
+    """What the playbook says that opens what is planned."""
+    said = run(host, "open_agora.yml", f"--extra-vars=agora_hosts=localhost {variables}", succeeds=succeeds)
+    return " ".join(said.split())
+
+
+def test_a_plan_stays_unless_everything_is_taken_away(closed: NetnsHost) -> None:
+    before = files(closed)
+    planned = "agora_sdks=recording agora_recording_count=3 agora_recording_layout=per_process"
+    opened(closed, planned)
+    live = {path: text for path, text in files(closed).items() if "/firewall/" not in path}
+    rules = closed.live()
+    said = opened(closed, "agora_sdks=web,recording", succeeds=False)
+    assert "this host has plans of recording ports (default), which" in said
+    assert closed.live() == rules
+    opened(closed, "agora_sdks=web")
+    opened(closed, f"agora_state=restored {planned}")
+    assert {path: text for path, text in files(closed).items() if "/firewall/" not in path} == live
+    # What a run left that was interrupted, or somebody who has removed a plan by hand, goes too.
+    run(closed, [role(name="night", range="42000-42099")])
+    closed.sh(f"rm {FOLDER}/default.json; touch {FOLDER}/third-1.env")
+    opened(closed, "agora_state=absent")
+    assert files(closed) == before
+    assert not closed.exists("/etc/openagora")
+
+
+def test_leftovers_of_the_last_plan_are_taken_away(host: NetnsHost) -> None:
+    before = files(host)
+    run(host, [role()])
+    host.sh(f"rm {FOLDER}/default.json")
+    run(host, "close_agora.yml", "--extra-vars=agora_hosts=localhost")
+    assert files(host) == before
+    assert not host.exists("/etc/openagora")
+
+
+def test_nothing_is_planned_for_a_request_that_is_wrong(closed: NetnsHost) -> None:
+    before = files(closed)
+    assert "sdks" in opened(closed, "agora_recording_count=3", succeeds=False)
+    assert files(closed) == before
+    wrong = "agora_sdks=recording agora_recording_count=3 agora_ingress_from=300.1.1.1"
+    assert "ingress_from[0]" in opened(closed, wrong, succeeds=False)
+    assert files(closed) == before
 
 
 def test_the_example_unit_is_one_that_systemd_takes(host: NetnsHost, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class FakeHost:
         return self.answers.get(member)
 
     def ours(self) -> dict[str, str]:
-        return {path: text for path, text in self.files.items() if "/openagora-" in path}
+        return {path: text for path, text in self.files.items() if "/openagora-" in path and path.endswith(".xml")}
 
     def carry_out(self, steps: t.Iterable[Step], way: str = "do") -> None:
         for action in (action for step in steps for action in getattr(step, way)):
@@ -203,6 +203,27 @@ def test_files(host: FakeHost, name: str) -> None:
     host.apply(rules_of("web", "recording", networks=NETWORKS, passage=THROUGH))
     expected = (GOLDEN / f"{name.split('/')[1]}.xml").read_text(encoding="utf-8")
     assert host.files[f"/etc/firewalld/{name}.xml"] == expected
+
+
+def test_what_firewalld_leaves_of_files_of_ours(host: FakeHost) -> None:
+    """It goes with the next run, its text comes back with an undo, and that of others stays."""
+    before = dict(host.files)
+    host.apply(rules_of("web"))
+    policy = "/etc/firewalld/policies/openagora-out.xml"
+    host.files[f"{policy}.old"] = host.files[policy]
+    before["/etc/firewalld/policies/openagora-own.xml.old"] = "<policy/>"
+    host.files.update(before)
+    for rules in (rules_of("web"), rules_of("web", "native"), RuleSet()):
+        there = dict(host.files)
+        steps = host.plan(rules)
+        host.carry_out(steps)
+        assert f"{policy}.old" not in host.files
+        assert not host.plan(rules)
+        host.carry_out(steps, "undo")
+        assert host.files == there
+    assert f"{policy}.old" in FIREWALLD.files(FIREWALLD.read(host))
+    host.apply(RuleSet())
+    assert host.files == before
 
 
 def test_names_are_short_enough(host: FakeHost) -> None:

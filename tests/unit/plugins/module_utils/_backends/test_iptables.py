@@ -182,7 +182,7 @@ def test_a_way_back_that_fails_is_told(host: NetnsHost) -> None:
         "iptables-restore", 'test -e /run/once && exit 3; touch /run/once; exec /usr/sbin/iptables-restore "$@"'
     )
     fails_once(host, "ip6tables-restore")
-    message = "it broke; undoing it failed too: iptables-restore ended with code 3: no message"
+    message = "it broke; undoing it failed too: /bin/sh ended with code 3: no message"
     with pytest.raises(StepError, match=message):
         host.apply(WEB, "iptables")
 

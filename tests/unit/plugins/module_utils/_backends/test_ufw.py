@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._model.rules im
     parse_rules,
 )
 from netns import NetnsHost
+from sessions import MANAGEMENT, PORT, other_machine
 
 RECORDED = Path(__file__).parent / "ufw" / "golden"
 FILES = ("user.rules", "user6.rules")
@@ -333,6 +335,49 @@ def test_a_failure_within_changes_nothing(host: NetnsHost) -> None:
     assert everything(host) == before
 
 
+# Ends ufw's process when it has written so many files.
+ENDS = """
+import os
+replace, left = os.replace, {files}
+def replace_and_end(*paths):
+    global left
+    replace(*paths)
+    left -= 1
+    left or os.kill(os.getpid(), 9)
+os.replace = replace_and_end
+"""
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_a_run_that_is_killed_is_undone(host: NetnsHost, files: int) -> None:
+    """Also without a timer that would do it."""
+    before = everything(host)
+    first = f'rm /run/first; exec {sys.executable} -I -S -c "{ENDS.format(files=files)}\n$4"'
+    host.put("/run/first", "")
+    host.stand_in("ufw-python", f'[ ! -e /run/first ] || {{ {first}; }}; exec {sys.executable} "$@"')
+    state = replace(UFW.read(host), python=("ufw-python",))
+    with pytest.raises(StepError, match="was killed by signal 9: no message; everything is as it was before"):
+        host.carry_out(UFW.plan(state, UFW.render(REQUEST, state)))
+    assert everything(host) == before
+
+
+def test_a_restore_that_is_killed_and_cannot_be_undone_is_half_a_change(host: NetnsHost) -> None:
+    """Then nobody says that everything is as it was."""
+    planned = steps(host, REQUEST)
+    killed = '[ -e /run/killed ] && exit 4; touch /run/killed; iptables-restore-nft "$@"; kill -9 $$'
+    host.stand_in("iptables-restore", killed)
+    with pytest.raises(StepError, match="undoing it failed too"):
+        host.carry_out(planned)
+
+
+def test_what_a_run_that_was_killed_leaves_is_in_nobodys_way(host: NetnsHost) -> None:
+    before = everything(host)
+    host.put("/etc/ufw/applications.d/.openagora.openagora", "[Agora Web]\ntitle=a\ndescription=b\nports=9/tcp\n")
+    assert apply(host, REQUEST)
+    assert apply(host, RuleSet())
+    assert everything(host) == before
+
+
 def test_a_file_changed_meanwhile_is_not_overwritten(host: NetnsHost) -> None:
     planned = steps(host, REQUEST)
     host.sh("echo '# later' >> /etc/ufw/user6.rules")
@@ -462,3 +507,15 @@ def test_split_leaves_foreign_texts() -> None:
     assert before + after == recorded("foreign-user.rules")
     assert ours.count("### tuple ###") == 6
     assert _split(recorded("user.rules"), {"Agora Web": "x"})[1].count("### tuple ###") == 4
+
+
+def test_what_cuts_the_connection_through_which_it_is_made_is_refused(host: NetnsHost) -> None:
+    apply(host, parse_rules([*REQUEST.data(), MANAGEMENT]))
+    before = everything(host)
+    with other_machine(host) as machine:
+        for rules in (REQUEST, None):
+            assert f"would not after: - ingress tcp {PORT} (extra)." in machine.refusal(rules)
+        assert everything(host) == before
+        host.sh(f"iptables -A ufw-user-input -p tcp --dport {PORT} -j ACCEPT")
+        for rules in (REQUEST, None):
+            assert machine.refusal(rules) == ""

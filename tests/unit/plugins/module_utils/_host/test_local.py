@@ -207,6 +207,17 @@ def test_a_failure_undoes_the_last_first(tmp_path: Path) -> None:
     assert diary(tmp_path) == ["a", "b", "c", "undo-c", "undo-b", "undo-a1", "undo-a2"]
 
 
+def test_systemctl_may_have_done_its_work_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes links, and then asks systemd to load them."""
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (tmp_path / "systemctl").chmod(0o755)
+    host = LocalHost()
+    monkeypatch.setitem(host._environment, "PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(StepError, match="everything is as it was before"):
+        carry_out(host, [step("one", Command(("systemctl", "disable", "it")), undo=(say(tmp_path, "undo"),))])
+    assert diary(tmp_path) == ["undo"]
+
+
 def test_a_step_whose_first_action_failed_has_nothing_to_undo(tmp_path: Path) -> None:
     steps = [
         step("one", say(tmp_path, "a"), undo=(say(tmp_path, "undo-a"),)),

@@ -12,13 +12,16 @@ import random
 import sys
 import time
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
+from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, Rule, RuleSet, Side
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.question import Question
+from ansible_collections.openagora.firewall.plugins.module_utils._proof.report import Proof
 from document import SDKS
 from netns import IPTABLES, LEGACY, NFTABLES, Firewall, NetnsHost, rule_set
 
@@ -106,6 +109,29 @@ def test_the_proof_of_a_host_is_its_rule_set(closed: NetnsHost, firewall: Firewa
     assert proof["covered"] == dict.fromkeys(sdks, "yes")
     assert proof["not_modelled"] == proof["dropped_by"] == []
     assert closed.listing() == before
+
+
+def test_lockdown_lets_nothing_pass_but_the_rules_and_what_it_names(host: NetnsHost, firewall: Firewall) -> None:
+    firewall.choose(host)
+    lockdown = parse_lockdown(["7000-7001/tcp", "192.0.2.0/24"], forward=False, log=False)
+    host.apply(replace(WEB, lockdown=lockdown), firewall.backend)
+    proof = prove(host, rules=WEB, directions=("egress",))
+
+    def both(tcp: t.Sequence[str] = (), udp: t.Sequence[str] = ()) -> Result:
+        return {family: {"egress": {"tcp": [*tcp], "udp": [*udp]}} for family in ("ipv4", "ipv6")}
+
+    assert (proof["missing"], proof["beyond"]) == (both(), both(["7000-7001"], ["123"]))
+    assert proof["table"][-3:] == [
+        "open in lockdown for allow: egress tcp 7000-7001",
+        "open in lockdown for ntp: egress udp 123",
+        "nothing else is open",
+    ]
+    assert proof["essentials"]["ntp"] == {family: {"egress": {"udp": ["123"]}} for family in ("ipv4", "ipv6")}
+    assert Proof(proof).faults(["beyond"]) == ""
+    # To an address that is allowed everything may go.
+    near = prove(host, rules=WEB, directions=("egress",), far=("192.0.2.9",), families=("ipv4",))
+    assert near["open"]["ipv4"]["egress"] == {"tcp": ["1-65535"], "udp": ["1-65535"]}
+    assert near["essentials"]["allow"] == near["beyond"]
 
 
 def test_a_host_without_rules_lets_everything_through(host: NetnsHost) -> None:
@@ -504,6 +530,21 @@ def test_ingress_for_some_networks_is_proved_from_each_of_them(host: NetnsHost) 
     assert proof["missing"]["ipv4"]["ingress"]["udp"] == ports(wider, "ingress", "udp", edges(wider))
     assert proof["missing"]["ipv6"] == NONE["ipv6"]
     assert proof["beyond"] == NONE
+
+
+def test_the_far_end_is_never_the_host_itself(host: NetnsHost) -> None:
+    """In a network that is its own, too, of which it often has the first address."""
+    NFTABLES.close(host)
+    host.sh("ip addr add 198.51.100.1/24 dev out0; ip link set out0 up; ip link set in0 up")
+    rules = rule_set("recording", ingress_from=["198.51.100.0/24"])
+    host.apply(rules)
+    assert prove(host, rules=rules, ports=edges(rules), families=("ipv4",))["covered"] == {"recording": "yes"}
+    ways = Passage((Side("source", "10.1.0.0/24"),), (Side("source", "198.51.100.0/24"),))
+    host.sh("ip addr add 10.1.0.1/24 dev in0; sysctl -qw net.ipv4.ip_forward=1")
+    web = rule_set("web").placed(["gateway"], ways)
+    host.apply(web)
+    proof = prove(host, placements=("gateway",), passage=ways, rules=web, ports=edges(web), families=("ipv4",))
+    assert proof["covered"] == {"web": "yes"}
 
 
 def test_rules_for_names_are_unknown_unless_a_far_end_is_named(host: NetnsHost) -> None:

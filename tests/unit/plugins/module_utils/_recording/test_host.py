@@ -24,20 +24,22 @@ from ansible_collections.openagora.firewall.plugins.module_utils._recording.plan
 
 # Takes a port of each family, says which, and holds them until its input ends.
 _HOLDER = """
-import socket, sys
+import socket, subprocess, sys
 held = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
 for one, address in zip(held, ("127.0.0.1", "::1")):
     one.bind((address, 0))
+if "--child" in sys.argv:
+    subprocess.Popen(["/bin/cat"], env={}, pass_fds=[one.fileno() for one in held])
 print(*(one.getsockname()[1] for one in held), flush=True)
 sys.stdin.read()
 """
 
 
 @contextlib.contextmanager
-def holder(*arguments: str, **environment: str) -> t.Iterator[tuple[int, list[int]]]:
+def holder(*arguments: str, program: str = sys.executable, **environment: str) -> t.Iterator[tuple[int, list[int]]]:
     """A process that holds a UDP port of each family: its number and the ports."""
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, *arguments],
+        [program, "-c", _HOLDER, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -89,6 +91,25 @@ def test_sockets_of_both_families_are_seen_with_who_holds_them(
     assert held_by(pid, tmp_path) == []
 
 
+def test_a_name_that_is_cut_within_a_character_is_shown(tmp_path: Path) -> None:
+    """The kernel keeps 15 bytes of it."""
+    program = tmp_path / "a\u5f55\u5236\u670d\u52a1\u8fdb\u7a0b"
+    program.symlink_to(sys.executable)
+    with holder(program=str(program)) as (pid, ports):
+        held = held_by(pid, tmp_path)
+        assert {bound.port for bound in held} == set(ports)
+        assert {bound.program.encode()[:13] for bound in held} == {program.name.encode()[:13]}
+
+
+def test_a_child_that_has_the_sockets_of_a_recorder_is_no_stranger(tmp_path: Path) -> None:
+    with holder("--child", AGORA_LOW_UDP_PORT="40000", AGORA_HIGH_UDP_PORT="40007") as (pid, ports):
+        found = look("default", (), str(tmp_path)).view.bound
+        assert {bound.pid for bound in found if bound.port in ports} == {pid}
+    with holder("--child") as (_pid, ports):
+        found = look("default", (), str(tmp_path)).view.bound
+        assert len({bound.pid for bound in found if bound.port in ports}) == 2
+
+
 def test_a_plan_goes_around_a_port_that_is_really_held(tmp_path: Path) -> None:
     with holder() as (pid, ports):
         low = min(ports) - 4
@@ -122,6 +143,25 @@ def test_plans_and_environments_are_read(tmp_path: Path) -> None:
     assert seen.view.others == (plans["a"], plans["default-1"])
     # Not default-1-1.env, which is of the first process of default-1.
     assert seen.environments == {"default-1.env": "default"}
+    put(tmp_path, f"{FOLDER}/gone-12.env", "")
+    assert look("default", (), str(tmp_path)).plans == ("a", "default", "default-1", "gone")
+
+
+def test_folders_go_with_what_is_in_them(tmp_path: Path) -> None:
+    plan = make_plan(Wish("default", 40000, 40099, 1, "shared"), View()).plan
+    example = f"{FOLDER}/agora-recording@.service"
+    for path in (f"{FOLDER}/default.json", f"{FOLDER}/other.json"):
+        put(tmp_path, path, json.dumps({**plan.data(), "name": Path(path).stem}))
+    for path in (f"{FOLDER}/default-1.env", example):
+        put(tmp_path, path, "")
+    assert look("default", (), str(tmp_path)).emptied == ()
+    assert look("default", (), str(tmp_path), {"other": {}}).emptied == (FOLDER, "/etc/openagora")
+    (tmp_path / FOLDER.lstrip("/") / "other.json").unlink()
+    assert look("default", (), str(tmp_path)).emptied == (FOLDER, "/etc/openagora")
+    (tmp_path / "etc/openagora/others").mkdir()
+    assert look("default", (), str(tmp_path)).emptied == (FOLDER,)
+    (tmp_path / FOLDER.lstrip("/") / "others").mkdir()
+    assert look("default", (), str(tmp_path)).emptied == ()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}'])

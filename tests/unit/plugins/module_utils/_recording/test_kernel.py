@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.ports import PortSet
-from ansible_collections.openagora.firewall.plugins.module_utils._recording.kernel import KEY, reserve, sizes
+from ansible_collections.openagora.firewall.plugins.module_utils._recording.kernel import KEY, noted, reserve, sizes
+from ansible_collections.openagora.firewall.plugins.module_utils._recording.plan import Plan, View
 
-OURS = PortSet.of((40000, 41000))
+PLAN = Plan("default", 40000, 41000, "shared", ((40000, 41000),), reserved_before=PortSet.of(40500))
+OTHER = Plan("night", 42000, 42999, "shared", ((42000, 42999),))
 NONE = PortSet()
 
 
@@ -19,8 +21,20 @@ def line(text: str) -> str:
 
 
 def test_live_is_what_others_have_and_ours() -> None:
-    assert reserve(OURS, PortSet.of(40500, 50000), ()).live == PortSet.of((40000, 41000), 50000)
-    assert reserve(NONE, PortSet.of(40500), ()).live == PortSet.of(40500)
+    assert reserve([PLAN], View(reserved=PortSet.of(40500, 50000)), ()).live == PortSet.of((40000, 41000), 50000)
+    assert reserve([], View(reserved=PortSet.of(40500)), ()).live == PortSet.of(40500)
+
+
+def test_what_others_reserve_at_boot_stays_although_it_was_ours_before() -> None:
+    """They have set it live, too, where it was reserved already; a port that they have not is left alone."""
+    view = View(previous=PLAN, reserved=PortSet.of((40000, 41000)))
+    assert reserve([], view, (("/etc/sysctl.d/50-x.conf", f"{KEY} = 40100,30000"),)).live == PortSet.of(40100, 40500)
+
+
+def test_the_file_tells_what_of_it_is_ours_alone() -> None:
+    text = reserve([PLAN, OTHER], View(), (("/etc/sysctl.d/50-x.conf", f"{KEY} = 40500,50000"),)).text
+    assert noted(text) == PortSet.of((40000, 40499), (40501, 41000), (42000, 42999))
+    assert noted("") == noted("# Reserved for recording alone: everything\n") == NONE
 
 
 @pytest.mark.parametrize(
@@ -30,27 +44,44 @@ def test_live_is_what_others_have_and_ours() -> None:
         f"# {KEY} = 1\n  -{KEY}=8080,9148",
         "net/ipv4/ip_local_reserved_ports=9148,8080\nother = 1\n",
         f"{KEY} = 1\n{KEY} = 8080,9148\n",
+        f"{KEY} = 8080,9148,\n",
+        f"{KEY} = 0,8080,9148\n",
     ],
 )
 def test_at_boot_it_is_what_the_files_of_others_say_and_ours(text: str) -> None:
-    reservation = reserve(OURS, NONE, (("/usr/lib/sysctl.d/10-x.conf", f"{KEY}=7"), ("/etc/sysctl.d/50-x.conf", text)))
+    reservation = reserve(
+        [PLAN], View(), (("/usr/lib/sysctl.d/10-x.conf", f"{KEY}=7"), ("/etc/sysctl.d/50-x.conf", text))
+    )
     assert line(reservation.text) == "8080,9148,40000-41000"
     assert reservation.notices == ()
 
 
-@pytest.mark.parametrize("text", [f"{KEY} =\n", f"{KEY} = nonsense", "other = 1"])
-def test_a_file_that_reserves_nothing_adds_nothing(text: str) -> None:
-    assert line(reserve(OURS, NONE, (("/etc/sysctl.d/50-x.conf", text),)).text) == "40000-41000"
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [(f"{KEY} =\n", []), ("other = 1", []), (f"{KEY} = 8080,nonsense", ["unread"]), (f"{KEY} = 70000", ["unread"])],
+)
+def test_a_file_that_reserves_nothing_adds_nothing(text: str, codes: list[str]) -> None:
+    reservation = reserve([PLAN], View(), (("/etc/sysctl.d/50-x.conf", text),))
+    assert line(reservation.text) == "40000-41000"
+    assert [notice.code for notice in reservation.notices] == codes
 
 
 def test_without_a_plan_there_is_no_file() -> None:
-    reservation = reserve(NONE, NONE, (("/etc/sysctl.d/zz.conf", f"{KEY} = 1"),))
+    reservation = reserve([], View(), (("/etc/sysctl.d/a.conf", f"{KEY} = x"), ("/etc/sysctl.d/zz.conf", f"{KEY} = 1")))
     assert (reservation.text, reservation.notices) == ("", ())
 
 
 def test_a_file_that_is_read_after_ours_is_told() -> None:
-    (notice,) = reserve(OURS, NONE, (("/run/sysctl.d/zz.conf", f"{KEY} = 1"),)).notices
-    assert (notice.code, notice.where) == ("overridden", "/run/sysctl.d/zz.conf")
+    others = (("/run/sysctl.d/zy.conf", f"{KEY} = 1"), ("/run/sysctl.d/zz.conf", f"{KEY} = 1"))
+    reservation = reserve([PLAN], View(), others)
+    (notice,) = reservation.notices
+    assert (notice.code, notice.where, reservation.overridden) == ("overridden", "/run/sysctl.d/zz.conf", True)
+
+
+def test_a_file_that_is_read_after_ours_and_has_what_it_has_is_none_to_tell() -> None:
+    others = (("/run/sysctl.d/zy.conf", f"{KEY} = 1"), ("/run/sysctl.d/zz.conf", f"{KEY} = 30000-50000"))
+    reservation = reserve([PLAN], View(), others)
+    assert (reservation.notices, reservation.overridden) == ((), False)
 
 
 VALUES = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import typing as t
 from dataclasses import replace
 
@@ -97,12 +98,32 @@ def test_more_than_all_ports_fit_nowhere() -> None:
 def test_strangers_stop_a_shared_range_and_are_named() -> None:
     view = replace(RESERVED, bound=stranger(40500, 40501))
     message = (
-        "UDP 40500-40501 of 40000-41000 is held by openvpn (process 812); stop it, or take another range: "
+        "UDP 40500-40501 is held by openvpn (process 812); stop that first, or take another range than 40000-41000: "
         "39499-40499 would do"
     )
     assert refusal(SHARED, view) == {"low": message}
     # Outside of it they do not matter.
     assert make_plan(SHARED, replace(RESERVED, bound=stranger(39999, 41001))).conflicts == ()
+
+
+def test_many_strangers_are_one_problem_that_names_some() -> None:
+    held = tuple(Bound(port, "openvpn", port) for port in range(40100, 40200, 2))
+    (message,) = refusal(SHARED, replace(RESERVED, bound=held)).values()
+    assert "40100 is held by openvpn (process 40100), 40102 is held by" in message
+    assert " and 47 more; stop that first" in message
+    ports = refusal(SHARED, replace(RESERVED, bound=stranger(*range(40100, 40200, 2))))["low"]
+    assert ports.startswith("UDP 40100, 40102, 40104 and 47 more is held by openvpn (process 812); ")
+    assert len(refusal(replace(PER_PROCESS, count=125), replace(RESERVED, bound=held))["count"]) < 300
+
+
+def test_recorders_of_the_plan_that_have_to_stop_are_told_as_such() -> None:
+    held = tuple(Bound(40000 + n, "recorder", n, (40000, 41000), "default", n) for n in range(1, 251))
+    before = make_plan(replace(SHARED, count=250), RESERVED).plan
+    view = replace(RESERVED, previous=before, bound=held)
+    assert refusal(replace(SHARED, low=40001, high=41001, count=250), view) == {
+        "low": "UDP 40001-40250 is held by recorders of this plan that were told 40000-41000; stop that first, or take "
+        "another range than 40001-41001: 40251-41251 would do"
+    }
 
 
 def test_pairs_are_laid_out_beside_strangers() -> None:
@@ -132,6 +153,29 @@ def test_processes_come_and_go_and_the_others_keep_their_pairs() -> None:
     assert len(PortSet.of(*five.plan.pairs)) == 5 * WIDTH
     assert again(replace(PER_PROCESS, count=2), five).plan.pairs == three.plan.pairs[:2]
     assert five.notices == ()
+
+
+def running(planned: Planned) -> tuple[Bound, ...]:
+    """A port of each recorder of a plan, told as its file of the environment says."""
+    name, pairs = planned.plan.name, planned.plan.pairs
+    return tuple(recorder(low + 1, low, high, name, number) for number, (low, high) in enumerate(pairs, start=1))
+
+
+def test_recorders_that_run_keep_their_pairs_when_the_plan_was_smaller_or_gone_for_a_time() -> None:
+    five = make_plan(replace(PER_PROCESS, count=5), replace(RESERVED, bound=stranger(40010)))
+    view = replace(RESERVED, bound=running(five))
+    three = again(PER_PROCESS, five, view)
+    for back in (again(replace(PER_PROCESS, count=5), three, view), make_plan(replace(PER_PROCESS, count=5), view)):
+        assert (back.plan.pairs, back.conflicts, back.notices) == (five.plan.pairs, (), ())
+    # What the plan has given a process since counts more than what the process was told.
+    moved = again(PER_PROCESS, five, replace(view, bound=(*view.bound, *stranger(40002))))
+    assert again(PER_PROCESS, moved, view).plan == moved.plan
+
+
+def test_recorders_that_run_and_cannot_keep_their_pairs_are_told() -> None:
+    shared = make_plan(SHARED, RESERVED)
+    (notice,) = make_plan(replace(PER_PROCESS, count=1), replace(RESERVED, bound=running(shared)[:1])).notices
+    assert notice.message.startswith("other ports than before for process 1 from 40000-41000 to 40002-40009; ")
 
 
 def test_a_pair_that_the_range_no_longer_holds_moves() -> None:
@@ -182,7 +226,10 @@ def test_in_a_shared_range_everyone_who_keeps_to_it_is_a_recorder_of_the_plan() 
     own = (recorder(40900, 40000, 41000), recorder(40009, 40008, 40015, "default", 2))
     assert make_plan(SHARED, replace(RESERVED, bound=own)).conflicts == ()
     wide = recorder(40900, 39000, 41000)
-    assert "a recorder that was told 39000-41000; stop it" in refusal(SHARED, replace(RESERVED, bound=(wide,)))["low"]
+    assert (
+        "a recorder that was told 39000-41000; stop that first"
+        in refusal(SHARED, replace(RESERVED, bound=(wide,)))["low"]
+    )
 
 
 def test_two_plans_never_overlap() -> None:
@@ -228,6 +275,13 @@ def test_what_others_had_reserved_before_is_remembered() -> None:
     assert now.foreign == PortSet.of(40500, 50000)
 
 
+def test_what_a_run_that_ended_early_has_not_given_back_is_not_taken_for_that_of_others() -> None:
+    """The plan had another range before, and what is reserved is still that of then."""
+    plan = make_plan(SHARED, View()).plan
+    now = View(previous=plan, reserved=PortSet.of((30000, 30999), 50000), noted=PortSet.of((30000, 30999)))
+    assert now.foreign == PortSet.of(50000)
+
+
 def test_a_plan_as_it_stands_is_shown_with_what_speaks_against_it() -> None:
     plan = make_plan(PER_PROCESS, RESERVED).plan
     shown = standing(plan, replace(RESERVED, previous=plan, bound=stranger(40010)))
@@ -238,6 +292,7 @@ def test_a_plan_as_it_stands_is_shown_with_what_speaks_against_it() -> None:
 GOOD: dict[str, t.Any] = {"name": "default", "low": None, "high": None, "count": 1, "layout": "shared"}
 WRONG: list[tuple[dict[str, t.Any], dict[str, str]]] = [
     ({"count": 0}, {"count": "is 0; say how many"}),
+    ({"count": 10**10}, {"count": "is 10000000000, and a host has 65535 ports"}),
     ({"low": 42000}, {"high": "is missing beside low, 42000"}),
     ({"high": 42000}, {"low": "is missing beside high, 42000"}),
     ({"low": 41000, "high": 40000}, {"low": "41000 is above high, 40000"}),
@@ -313,3 +368,32 @@ def test_whatever_happens_pairs_are_disjoint_and_move_only_for_a_reason(
         )
     for old, new in zip(*(planned.plan.pairs for planned in plans)) if len(plans) == 2 else ():
         assert old == new or PortSet.of(old) & PortSet.of(*second)
+
+
+@given(
+    st.sampled_from(["shared", "per_process"]),
+    st.sampled_from([7, 31, 63, 100]),
+    st.integers(1, 6),
+    st.booleans(),
+    st.sets(st.integers(39960, 40160), max_size=4),
+    st.integers(-40, 40),
+    st.integers(1, 16),
+)
+def test_what_is_said_to_do_does(
+    layout: str, more: int, before: int, runs: bool, held: set[int], further: int, after: int
+) -> None:
+    wish = Wish("default", 40000, 40000 + more, before, layout)
+    try:
+        planned = make_plan(wish, replace(RESERVED, bound=stranger(*held)))
+    except RequestError:
+        return
+    # By then the strangers are gone.
+    view = replace(RESERVED, previous=planned.plan, bound=running(planned) if runs else ())
+    other = replace(wish, low=wish.low + further, high=wish.high + further, count=after)
+    with contextlib.suppress(RequestError):
+        make_plan(other, view)
+        return
+    message = next(iter(refusal(other, view).values()))
+    advice = re.search(r"(\d+)-(\d+) would do$", message)
+    assert advice, message
+    assert make_plan(replace(other, low=int(advice[1]), high=int(advice[2])), view).conflicts == ()

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, The openagora.firewall authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guard against plans that cut the connection through which they are made.
+
+Most plans only open, and are not looked at further. Where one takes away or moves what lets the connection pass, or
+rejects something, the kernel is asked: in a private copy of the live rules a connection with the same ends is opened,
+before the plan and after it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import typing as t
+
+from ._apply import prepare
+from ._backends.contract import MARK, BackendError, Command
+from ._host.connection import find
+from ._model.rules import changes
+
+if t.TYPE_CHECKING:
+    from ._apply import Prepared
+    from ._backends.contract import Action, Host, Plan
+    from ._host.connection import Connection
+    from ._model.rules import Rule, RuleSet
+
+__all__ = ["refuse_lockout"]
+
+_STOPS = re.compile(r"\b(?:drop|reject)\b", re.IGNORECASE)
+
+
+def refuse_lockout(host: Host, rules: RuleSet | None, prepared: Prepared) -> None:
+    """Raise BackendError where the plan for these rules cuts the connection through which this process was started."""
+    plan = prepared.plan
+    commands = [command for step in plan.steps for command in (*_commands(step.live or step.do), *_commands(step.undo))]
+    rejects = any(_STOPS.search(command.stdin or "") for command in commands)
+    connection = find() if plan.steps else None
+    if connection is None:
+        return
+    closed = _closed(plan, connection)
+    # In another place, or another firewall, the same rule may let nothing pass.
+    moved = bool(commands) and any(_port(rule, connection) in rule.ports for rule in plan.before)
+    if not (closed or rejects or moved):
+        return
+    # Only now, because most runs need none of it.
+    from ._proof.trial import cuts
+
+    try:
+        cut = cuts(host, connection, lambda: _carry_out(host, rules, prepared.backend, emptied=bool(closed)))
+    except BackendError as error:
+        raise BackendError(
+            f"whether this cuts the connection through which it is made, {connection}, cannot be tried: {error}. "
+            "Nothing was changed; lockout_guard: false does without the trial"
+        ) from error
+    if cut:
+        what = "; ".join(closed or [step.what for step in plan.steps])
+        advice = "Let such connections in, and their answers out, by rules of your own first"
+        if moved and not closed:
+            advice = "Does another firewall of this host stop them? Put the rules into that one"
+        elif not closed:
+            advice = "Connection tracking has to know such connections (does a rule say notrack?)"
+        raise BackendError(
+            f"this would cut the connection through which it is made, {connection}, which gets through now and would "
+            f"not after: {what}. Nothing was changed. {advice}; lockout_guard: false does it all the same"
+        )
+
+
+def _commands(actions: t.Iterable[Action]) -> list[Command]:
+    """Those of the actions that change rules in the kernel, and nothing else."""
+    commands = [action for action in actions if isinstance(action, Command)]
+    # A restore may have a shell before it.
+    return [cmd for cmd in commands if cmd.argv[0] == "nft" or any(word.endswith("-restore") for word in cmd.argv)]
+
+
+def _closed(plan: Plan, connection: Connection) -> list[str]:
+    """The changes that close what our rules let pass of the connection, unless another one lets that pass."""
+    kept = {rule.direction for rule in plan.after if _port(rule, connection) in rule.ports}
+    return [
+        str(change)
+        for change in changes(plan.before, plan.after)
+        if change.low <= _port(change.rule, connection) <= change.high and change.rule.direction not in kept
+    ]
+
+
+def _port(rule: Rule, connection: Connection) -> int:
+    """The port by which a rule can let packets of the connection pass; 0 where it is about others."""
+    far = ipaddress.ip_address(connection.far)
+    near = rule.networks and not any(far in ipaddress.ip_network(network) for network in rule.networks)
+    if rule.protocol != "tcp" or rule.passage.inside or connection.family not in rule.families or near:
+        return 0
+    return connection.port if rule.direction == "ingress" else connection.far_port
+
+
+def _carry_out(host: Host, rules: RuleSet | None, backend: str, *, emptied: bool) -> None:
+    """Do in the copy what the plan does to the kernel's rules. Raises BackendError.
+
+    `emptied`: the plan closes what let the connection pass, and so in the copy our policies of firewalld allow nothing:
+    only firewalld itself could make their rules anew.
+    """
+    # Planned anew, because in the copy nft has other handles.
+    steps = prepare(host, rules, backend=backend or "auto").plan.steps
+    commands = [command for step in steps for command in _commands(step.live or step.do)]
+    if emptied and host.which("nft"):
+        for item in json.loads(host.run(["nft", "-j", "list", "chains"]).out)["nftables"]:
+            chain = item.get("chain", {})
+            if chain.get("table") == "firewalld" and f"{MARK}-" in chain["name"]:
+                commands.append(Command(("nft", "flush", "chain", chain["family"], chain["table"], chain["name"])))
+    for command in commands:
+        outcome = host.run(command.argv, stdin=command.stdin)
+        if outcome.code != 0:
+            raise BackendError(f"{' '.join(command.argv)} failed in a private copy: {outcome.err.strip()}")
