@@ -101,7 +101,7 @@ def tcp_batch(address: str, ports: list[int]) -> set[int]:
             client.setblocking(False)
             client.connect_ex((address, port))
             selector.register(client, selectors.EVENT_WRITE, port)
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 5
         while selector.get_map() and time.monotonic() < deadline:
             for key, events in selector.select(timeout=0.2):
                 client = t.cast(socket.socket, key.fileobj)
