@@ -149,6 +149,7 @@ class TestStopped:
         assert target.apply("web", "recording", backend="firewalld")["changed"] is False
         assert target.attempt("systemctl is-active firewalld").stdout.strip() == "inactive"
         target.run("systemctl start firewalld")
+        target.run(target.profile.ready)
         target.assert_open("web", "recording")
         assert target.apply("web", "recording")["changed"] is False
         target.run("systemctl stop firewalld")

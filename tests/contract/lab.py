@@ -287,6 +287,8 @@ class Target(Machine):
             failed = self.attempt("systemctl --failed").stdout
             assert time.monotonic() < deadline, f"{self.name} has not started: {failed}"
             time.sleep(0.2)
+        # Not every test's host has it enabled.
+        self.attempt(self.profile.ready)
         # An IPv6 address cannot be used before the host knows that nobody else has it.
         while self.run("ip -6 address show tentative"):
             assert time.monotonic() < deadline, f"{self.name} has no IPv6 address"

@@ -45,6 +45,8 @@ class Profile:
     mark: str = "openagora web"
     # Whether a unit of ours brings the rules back at boot, or the host's own firewall does.
     boot_unit: bool = True
+    # Ends when the loader has loaded its rules, where systemd believes that sooner.
+    ready: str = ""
     # A command of the last change, and the arguments with which it does that.
     last_command: str = "systemctl"
     last_arguments: str = "*enable*openagora*"
@@ -173,6 +175,8 @@ UFW = Profile(
 
 FIREWALLD = Profile(
     name="firewalld",
+    # Before Debian 13 it has its name on the bus, and so has started, before it has loaded them; it answers after that.
+    ready="firewall-cmd --get-default-zone",
     other="nftables",
     other_commands="/usr/sbin/nft",
     loader="firewalld.service",

@@ -457,6 +457,7 @@ class TestBoot:
         target.apply(*ALL)
         target.run(f"systemctl {verb} {target.profile.loader}")
         time.sleep(0.3)
+        target.run(target.profile.ready)
         assert target.lets_out("tcp", 443) == {"4": True, "6": True}
         assert target.apply(*ALL)["changed"] is False
 
