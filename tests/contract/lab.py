@@ -296,22 +296,28 @@ class Target(Machine):
 
     @contextlib.contextmanager
     def probe(self) -> t.Iterator[None]:
-        """While the context lasts, an ordinary service that starts as early as one can writes down what is in force."""
+        """While the context lasts, a service that starts as early as promised writes down what is in force then.
+
+        With a unit of ours that is before any ordinary one; firewalls that bring our rules do it before the network.
+        """
+        target, unit = ("basic.target", "") if self.profile.boot_unit else ("multi-user.target", "network-pre.target")
         text = f"""
             [Unit]
-            Description=Looks at the firewall when ordinary services start
+            Description=Looks at the firewall
+            After={unit}
+            Wants={unit}
             [Service]
             Type=oneshot
             ExecStart=/bin/sh -c "({self.profile.show}) >/var/tmp/at-boot"
             """
         # Not below /etc, which is what tests compare.
         folder = "/usr/local/lib/systemd/system"
-        self.run(f"mkdir -p {folder}/basic.target.wants; echo '{textwrap.dedent(text)}' >{folder}/probe.service")
-        self.run(f"ln -s {folder}/probe.service {folder}/basic.target.wants/")
+        self.run(f"mkdir -p {folder}/{target}.wants; echo '{textwrap.dedent(text)}' >{folder}/probe.service")
+        self.run(f"ln -s {folder}/probe.service {folder}/{target}.wants/")
         try:
             yield
         finally:
-            self.run(f"rm -r {folder}/probe.service {folder}/basic.target.wants /var/tmp/at-boot")
+            self.run(f"rm -r {folder}/probe.service {folder}/{target}.wants /var/tmp/at-boot")
 
     @contextlib.contextmanager
     def commands_that(self, does: str, *commands: str, when: str = "*") -> t.Iterator[None]:

@@ -213,8 +213,7 @@ class TestLockdown:
         target.apply("web", **MODE)
         with target.probe():
             target.reboot()
-            if target.profile.boot_unit:
-                assert "reject" in target.run("cat /var/tmp/at-boot").lower()
+            assert "reject" in target.run("cat /var/tmp/at-boot").lower()
         service = "openagora-firewall.service" if target.profile.boot_unit else target.profile.loader
         assert "network-pre.target" in target.run(f"systemctl show --value --property=Before {service}").split()
         ask(target)

@@ -43,11 +43,20 @@ _CONF = f"{_ETC}/firewalld.conf"
 _BUS = "org.fedoraproject.FirewallD1"
 _OBJECT = "/org/fedoraproject/FirewallD1"
 _UNIT = "firewalld.service"
+_WAIT_PATH = f"/etc/systemd/system/{_UNIT}.d/openagora.conf"
 
 _PREFIX = "openagora-"
 # What firewalld leaves of a file that it writes itself, as it does with a policy when a service that it names goes.
 _BACKUP = ".xml.old"
 _OURS = "Written by the Ansible collection openagora.firewall"
+# firewalld has its name on the bus, and so has started, before its rules are there (measured with 0.9 and 1.3, not with
+# 2.3); it answers after that.
+_WAIT = f"""\
+# {_OURS}; its next run puts right what is changed here.
+# Lockdown is in force before the network is up: firewalld has started when its rules are there, not sooner.
+[Service]
+ExecStartPost=-/usr/bin/busctl --quiet --auto-start=no --timeout=60 call {_BUS} {_OBJECT} {_BUS} getDefaultZone
+"""
 _SERVICE = re.compile(r"openagora-(?P<sdk>[a-z][a-z0-9_]*)(?P<ingress>-in)?(?:-[0-9]+)?\Z")
 # At most 18 characters: nftables' chains are named after policies.
 _POLICY = re.compile(r"openagora-(?P<gateway>gw-)?(?P<way>out|in|lock)[0-9]*\Z")
@@ -337,6 +346,8 @@ class State:
     backups: dict[str, str]
     zones: dict[str, Zone]
     default: str
+    # Whether systemd starts it.
+    systemd: bool
     # Whether it has names for the ICMP of multicast listeners.
     knows_mld: bool
     # The host's interfaces: those that no zone names belong to the default zone.
@@ -530,7 +541,7 @@ def _as_allowed(path: str, before: str, after: str) -> str:
 
 def _object(host: Host, python: tuple[str, ...], files: dict[str, str | None], running: bool) -> tuple[str, list[str]]:
     """What is invalid once these files are there, and what a reload changes that is not ours."""
-    below = {path[len(_ETC) + 1 :]: text for path, text in files.items()}
+    below = {path[len(_ETC) + 1 :]: text for path, text in files.items() if path.startswith(f"{_ETC}/")}
     outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps({"running": running, "files": below}))
     if outcome.code != 0:
         raise BackendError(f"firewalld's configuration cannot be checked: {outcome.err.strip()}")
@@ -828,6 +839,8 @@ class Firewalld:
         listed = host.run(["find", *folders, "-maxdepth", "1", "-name", f"{_PREFIX}*.xml*"]).out.split("\n")
         texts = {path: host.read(path) or "" for path in sorted(listed) if path.endswith((".xml", _BACKUP))}
         files = {path: text for path, text in texts.items() if path.endswith(".xml")}
+        wait = host.read(_WAIT_PATH)
+        files.update({_WAIT_PATH: wait} if wait is not None else {})
         live = None
         capable = host.exists(f"{_LIB}/policies")
         ahead: tuple[Policy, ...] = ()
@@ -863,6 +876,7 @@ class Firewalld:
             default=default,
             interfaces=tuple(name for name in found if name != "lo"),
             capable=capable,
+            systemd=host.exists("/run/systemd/system"),
             knows_mld=host.exists(f"{_LIB}/icmptypes/{_MLD[0]}.xml"),
             ahead=ahead,
             objections=functools.partial(_object, host, tuple(python)),
@@ -882,6 +896,7 @@ class Firewalld:
             standing = _services(_standing())[2]
             files.update({f"{_ETC}/services/{name}.xml": text for name, text in {**standing, **texts}.items()})
             files.update({f"{_ETC}/policies/{name}.xml": policy.text() for name, policy in policies.items()})
+            files.update({_WAIT_PATH: _WAIT} if rules.lockdown and state.systemd else {})
             for path, text in state.files.items():
                 if _OURS not in text:
                     raise BackendError(
@@ -928,6 +943,9 @@ class Firewalld:
                 if before is not None and after is not None:
                     edits += edits_of(path, before, _as_allowed(path, before, after))
         how = []
+        if _WAIT_PATH in paths and state.systemd:
+            do.append(Command(("systemctl", "daemon-reload")))
+            undo.append(do[-1])
         if desired.reload:
             reload = Command(_argv("", "reload"))
             do.append(reload)

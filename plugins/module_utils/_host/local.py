@@ -105,9 +105,10 @@ def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     folder = os.path.dirname(path)
-    # Folders of ours go with their last file; rmdir refuses one that still holds something.
+    # Folders of ours go with their last file, and those for what is added to a service, which say nothing when they are
+    # empty; rmdir refuses one that still holds something.
     with contextlib.suppress(OSError):
-        while "openagora" in folder:
+        while "openagora" in folder or folder.endswith(".service.d"):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(folder)
             folder = os.path.dirname(folder)

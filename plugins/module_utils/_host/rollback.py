@@ -157,7 +157,11 @@ like() {{
 remove() {{
     rm -f "$1" "${{1%/*}}/.${{1##*/}}.openagora" || failed="$failed $1"
     folder=$(dirname "$1")
-    while [ "$folder" != "${{folder#*openagora}}" ]; do
+    while :; do
+        case $folder in
+        *openagora* | *.service.d) ;;
+        *) break ;;
+        esac
         # Who was killed may have made the outer one alone.
         [ ! -e "$folder" ] || rmdir "$folder" 2>/dev/null || break
         folder=$(dirname "$folder")

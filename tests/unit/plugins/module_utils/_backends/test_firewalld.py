@@ -26,6 +26,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._backends.contr
 )
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.firewalld import Config, Firewalld, Policy
 from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
+from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, parse_rules
 
 GOLDEN = Path(__file__).parent / "firewalld" / "golden"
@@ -107,8 +108,8 @@ class FakeHost:
                 "masquerade": False,
                 "ingress_zones": list(policy.ingress),
                 "egress_zones": list(policy.egress),
-                "services": [entry.service for entry in policy.entries if not entry.family],
-                "rich_rules": [entry.rule() for entry in policy.entries if entry.family],
+                "services": [entry.service for entry in policy.entries if entry.plain],
+                "rich_rules": [entry.rule() for entry in policy.entries if not entry.plain],
                 **{key: [["1", "tcp"]] for key in policy.rest},
             }
             return {key: {"data": value} for key, value in values.items()}
@@ -422,6 +423,33 @@ def test_firewalld_is_asked_in_its_own_python(host: FakeHost, first: str, python
     host.files["/usr/bin/firewall-offline-cmd"] = f"{first}\n#\nimport sys\n"
     host.apply(rules_of("web"))
     assert host.python == python
+
+
+def test_lockdown_is_there_before_the_network(host: FakeHost) -> None:
+    """Where systemd starts firewalld, which it takes for started too soon; a file of ours, and gone with lockdown."""
+    path = "/etc/systemd/system/firewalld.service.d/openagora.conf"
+    locked = replace(rules_of("web"), lockdown=parse_lockdown([], forward=False, log=False))
+    host.plan(locked)
+    assert not [step for step in host.plan(locked) if path in step.what]
+    host.files["/run/systemd/system"] = ""
+    before = dict(host.files)
+    steps = host.plan(locked)
+    host.carry_out(steps)
+    assert path in FIREWALLD.files(FIREWALLD.read(host))
+    assert re.search(rf"^ExecStartPost=-.* {firewalld._BUS} getDefaultZone$", host.files[path], re.MULTILINE)
+    # In the private copy that is checked is only what is firewalld's.
+    assert not [name for asked in host.asked for name in asked["files"] if "openagora.conf" in name]
+    assert not host.plan(locked)
+    for way in ("do", "undo"):
+        words = [action.argv for action in getattr(steps[0], way) if isinstance(action, Command)]
+        assert words[0] == ("systemctl", "daemon-reload")
+    host.files[path] += "# edited\n"
+    assert f"{path}:" in host.plan(locked)[0].edits
+    host.carry_out(host.plan(rules_of("web")))
+    assert path not in host.files
+    host.carry_out(steps)
+    host.carry_out(steps, "undo")
+    assert host.files == before
 
 
 def test_stopped(host: FakeHost) -> None:

@@ -138,6 +138,15 @@ def test_folders_are_made_and_go_again(tmp_path: Path) -> None:
     assert (tmp_path / "etc").exists()
 
 
+def test_a_folder_for_what_is_added_to_a_service_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "firewalld.service.d"
+    ours, other = folder / "openagora.conf", folder / "site.conf"
+    carry_out(HOST, [step("there", WriteFile(str(ours), ""), WriteFile(str(other), ""), RemoveFile(str(ours)))])
+    assert list(folder.iterdir()) == [other]
+    carry_out(HOST, [step("there", WriteFile(str(ours), ""), RemoveFile(str(other)), RemoveFile(str(ours)))])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_of_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "systemd" / "system" / "openagora-firewall.service"
     carry_out(HOST, [step("there", WriteFile(str(path), "text")), step("and back", RemoveFile(str(path)))])
