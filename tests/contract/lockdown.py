@@ -213,7 +213,9 @@ class TestLockdown:
         target.apply("web", **MODE)
         with target.probe():
             target.reboot()
-            assert "reject" in target.run("cat /var/tmp/at-boot").lower()
+            shown = target.run("cat /var/tmp/at-boot")
+            assert target.profile.mark in shown
+            assert "reject" in shown.lower()
         service = "openagora-firewall.service" if target.profile.boot_unit else target.profile.loader
         assert "network-pre.target" in target.run(f"systemctl show --value --property=Before {service}").split()
         ask(target)
