@@ -42,6 +42,7 @@ _LIB = "/usr/lib/firewalld"
 _CONF = f"{_ETC}/firewalld.conf"
 _BUS = "org.fedoraproject.FirewallD1"
 _OBJECT = "/org/fedoraproject/FirewallD1"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
 _UNIT = "firewalld.service"
 _WAIT_PATH = f"/etc/systemd/system/{_UNIT}.d/openagora.conf"
 
@@ -50,12 +51,13 @@ _PREFIX = "openagora-"
 _BACKUP = ".xml.old"
 _OURS = "Written by the Ansible collection openagora.firewall"
 # firewalld has its name on the bus, and so has started, before its rules are there (measured with 0.9 and 1.3, not with
-# 2.3); it answers after that.
+# 2.3); it answers after that. Of what it can be asked, properties are what needs no polkit.
 _WAIT = f"""\
 # {_OURS}; its next run puts right what is changed here.
 # Lockdown is in force before the network is up: firewalld has started when its rules are there, not sooner.
 [Service]
-ExecStartPost=-/usr/bin/busctl --quiet --auto-start=no --timeout=60 call {_BUS} {_OBJECT} {_BUS} getDefaultZone
+ExecStartPost=-/usr/bin/busctl --quiet --auto-start=no --timeout=60 call {_BUS} {_OBJECT} {_PROPERTIES} \
+Get ss {_BUS} state
 """
 _SERVICE = re.compile(r"openagora-(?P<sdk>[a-z][a-z0-9_]*)(?P<ingress>-in)?(?:-[0-9]+)?\Z")
 # At most 18 characters: nftables' chains are named after policies.

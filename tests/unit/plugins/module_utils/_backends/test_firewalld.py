@@ -436,7 +436,7 @@ def test_lockdown_is_there_before_the_network(host: FakeHost) -> None:
     steps = host.plan(locked)
     host.carry_out(steps)
     assert path in FIREWALLD.files(FIREWALLD.read(host))
-    assert re.search(rf"^ExecStartPost=-.* {firewalld._BUS} getDefaultZone$", host.files[path], re.MULTILINE)
+    assert re.search(rf"^ExecStartPost=-.* Get ss {firewalld._BUS} state$", host.files[path], re.MULTILINE)
     # In the private copy that is checked is only what is firewalld's.
     assert not [name for asked in host.asked for name in asked["files"] if "openagora.conf" in name]
     assert not host.plan(locked)
