@@ -10,21 +10,22 @@ ARGS ?=# open-agora, unit, sanity, scenario, benchmark: further arguments of the
 NAME ?= nftables# scenario: which one
 
 VENV := .venv
-SCENARIOS := iptables nftables ufw firewalld bullseye dns_dnsmasq dns_unbound confirm recording
-SUITES := bullseye bookworm trixie bullseye-ufw bookworm-ufw trixie-ufw \
-	bookworm-dns trixie-dns
-STAGES := lint unit sanity docs package demo images $(addprefix scenario-,$(SCENARIOS))
+SCENARIOS := iptables nftables firewalld recording dns_dnsmasq dns_unbound confirm ufw bullseye
+SUITES := bullseye bookworm trixie bullseye-ufw bookworm-ufw trixie-ufw
+STAGES := lint unit-fast unit-kernel sanity docs package demo images $(addprefix scenario-,$(SCENARIOS)) hosts-stop
 
 # What Debian calls the commands that a sandbox is made of, and what the tools of `make test` need.
 SANDBOX_PACKAGES := python3 nftables iptables iproute2 util-linux mount hostname
 TEST_PACKAGES = $(SANDBOX_PACKAGES) git file $(shell sed '/^#/d' tests/images/host-packages.txt)
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# sudo keeps neither the path nor what a run of the tests has in its environment.
+AS_ROOT = $(SUDO) env PATH="$(PATH)" $(foreach name,SEED SOAK RUN_OF HOST_IMAGE HOST_LANE,TEST_$(name)="$$TEST_$(name)")
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Ansible insists on UTF-8, and not every machine has the locale that its environment names.
 export LC_ALL := C.UTF-8
 
-.PHONY: help open-agora sandbox-stop test lint format unit sanity docs package demo images scenario benchmark \
+.PHONY: help open-agora sandbox-stop test soak lint format unit unit-fast unit-kernel hosts-stop sanity docs package demo images scenario benchmark \
 	readme venv venv-dev system system-dev clean $(addprefix scenario-,$(SCENARIOS))
 
 help: ## Show this list (also without a target)
@@ -41,7 +42,10 @@ sandbox-stop: venv ## End the throwaway hosts
 ## Check
 
 test: system-dev venv-dev ## Run every check, the fast ones first
-	@tests/tools/stages $(STAGES)
+	@python tests/tools/stages.py $(STAGES)
+
+soak: system-dev venv-dev ## Every check with no sample left out, before a release; writes docs/soak.md
+	@TEST_SOAK=1 python tests/tools/stages.py --record=docs/soak.md $(STAGES)
 
 lint: venv-dev ## Format, types, YAML, Ansible, licences, changelog
 	ruff check
@@ -52,8 +56,16 @@ lint: venv-dev ## Format, types, YAML, Ansible, licences, changelog
 	reuse lint --lines
 	antsibull-changelog lint
 
+UNIT = pytest --numprocesses auto --dist worksteal --durations 20
+
 unit: venv-dev ## Unit tests; ARGS='-k ports' chooses
-	pytest --numprocesses auto --dist worksteal $(ARGS)
+	$(UNIT) $(ARGS)
+
+unit-fast: venv-dev ## Those of them that need no kernel, in less than a minute
+	$(UNIT) -m 'not kernel' $(ARGS)
+
+unit-kernel: system-dev venv-dev ## The others: namespaces, real firewall commands, plays on throwaway hosts
+	$(UNIT) -m kernel $(ARGS)
 
 sanity: venv-dev ## ansible-test sanity; ARGS='--test pep8' chooses
 	python tests/tools/sanity.py $(ARGS)
@@ -77,13 +89,16 @@ image-%: system-dev
 scenario: scenario-$(NAME) ## One Molecule scenario: NAME=iptables, nftables, ufw, firewalld, bullseye, dns_dnsmasq, dns_unbound, confirm or recording
 
 $(addprefix scenario-,$(SCENARIOS)): scenario-%: images venv-dev
-	$(SUDO) env PATH="$(PATH)" TEST_HOST_GROUP=$* molecule test --scenario-name $* $(ARGS)
+	$(AS_ROOT) python tests/tools/scenario.py $* $(ARGS)
+
+hosts-stop: venv-dev ## Remove the test hosts that the scenarios keep
+	$(AS_ROOT) python tests/tools/hosts.py down
 
 benchmark: image-bookworm image-bookworm-ufw venv-dev ## Time the collection against loops of the usual modules
 	python tests/benchmarks/compile.py
-	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/proof.py
-	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/dns.py
-	$(SUDO) env PATH="$(PATH)" python tests/benchmarks/apply.py $(ARGS)
+	$(AS_ROOT) python tests/benchmarks/proof.py
+	$(AS_ROOT) python tests/benchmarks/dns.py
+	$(AS_ROOT) python tests/benchmarks/apply.py $(ARGS)
 
 ## Change
 
@@ -105,7 +120,8 @@ system: ## The Debian packages that open-agora needs
 system-dev: ## The Debian packages that test needs
 	@tests/tools/packages $(TEST_PACKAGES)
 
-clean: ## Remove what the other targets made, images of test hosts excepted
+clean: ## Remove what the other targets made, test hosts included and their images excepted
+	! command -v podman >/dev/null || $(SUDO) $(PYTHON) tests/tools/hosts.py down
 	$(SUDO) rm -rf $(VENV) .ansible .cache openagora-firewall-*.tar.gz
 
 $(VENV)/bin/pip:

@@ -40,7 +40,9 @@ options:
     elements: str
     default: []
   listen:
-    description: Addresses to answer on. Without any, the loopback addresses and the host's addresses towards O(inside).
+    description:
+      - Addresses to answer on. Without any, the first loopback address of each family and the host's addresses towards
+        O(inside).
     type: list
     elements: str
     default: []

@@ -149,7 +149,7 @@ class Control:
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            "ANSIBLE_CONNECTION_PLUGINS": str(Path(__file__).with_name("connection")),
+            "ANSIBLE_CONNECTION_PLUGINS": str(ROOT / "tests" / "contract" / "connection"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_PIPELINING": "1",
             "LC_ALL": "C.UTF-8",

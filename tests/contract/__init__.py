@@ -5,6 +5,10 @@
 
 import pytest
 
+from .sampling import SEED, SOAK
+
+__all__ = ["pytest_report_header", "pytest_terminal_summary"]
+
 # Modules of the suite are no test modules by name, and explain their assertions all the same.
 pytest.register_assert_rewrite(
     "contract.confirm",
@@ -16,6 +20,11 @@ pytest.register_assert_rewrite(
     "contract.recording",
     "contract.suite",
 )
+
+
+def pytest_report_header() -> str:
+    """Say what the samples of this run are drawn by."""
+    return "samples: all" if SOAK else f"samples: TEST_SEED={SEED} draws the same again"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

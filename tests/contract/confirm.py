@@ -20,8 +20,10 @@ from pathlib import Path
 import pytest
 
 from . import document
+from .forks import SECONDS_TO_END
 from .lab import ENVIRONMENT, ROOT, Running, changes, command
 from .lockdown import LOOSEN, MODE, ask
+from .sampling import SOAK, walk
 
 if t.TYPE_CHECKING:
     from .lab import Target
@@ -68,7 +70,7 @@ class Controller:
     def __init__(self, target: Target, key: Path) -> None:
         self.target = target
         self.key = key
-        self.before = ("nsenter", "--target", target.far.process, "--net", "--")
+        self.before = ("nsenter", "--target", str(target.far.process), "--net", "--")
 
     def words(self, **variables: t.Any) -> list[str]:
         """The command that runs the playbook."""
@@ -91,7 +93,9 @@ class Controller:
     def run(self, **variables: t.Any) -> dict[str, t.Any]:
         """The result of module apply."""
         argv = self.words(**variables)
-        done = subprocess.run(argv, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            argv, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_TO_END, check=False
+        )
         with contextlib.suppress(ValueError, StopIteration):
             plays = json.loads(done.stdout)["plays"]
             found = (
@@ -157,11 +161,11 @@ def cutting(target: Target, by: str = "") -> t.Iterator[None]:
 
 
 class TestConfirmed:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize("pipelining", [True, False])
     def test_a_change_that_leaves_ssh_open_is_confirmed(self, reachable: Controller, pipelining: bool) -> None:
         become = {"ansible_become": True, "ansible_become_method": "su"}
         result = reachable.run(agora_confirm_within=AMPLE, ansible_ssh_pipelining=pipelining, **become)
-        over = time.monotonic() + AMPLE
         assert (result.get("failed", False), result["changed"], result["confirmed"]) == (False, True, True)
         assert "confirmed_locally" not in [notice["code"] for notice in result["notices"]]
         target = reachable.target
@@ -169,8 +173,7 @@ class TestConfirmed:
         state = target.state()
         again = reachable.run(**become)
         assert (again["changed"], "confirmed" in again) == (False, False)
-        if pipelining:
-            time.sleep(max(over - time.monotonic(), 0))
+        assert not target.run("systemctl list-units --all --no-legend 'openagora-rollback.*'")
         assert not changes(state, target.state())
 
     def test_it_can_be_taken_back(self, reachable: Controller) -> None:
@@ -213,8 +216,8 @@ def pending(controller: Controller, by: str = "", **variables: t.Any) -> t.Itera
         process = controller.start(agora_confirm_within=WITHIN, **variables)
         deadline = time.monotonic() + 30
         while target.attempt("test -e /run/cut").returncode:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert time.monotonic() < deadline, f"{target.name}: no change has been made within 30 s"
+            assert process.poll() is None, f"{target.name}: the play has ended before it changed anything"
             time.sleep(0.1)
         try:
             yield process
@@ -234,7 +237,9 @@ class TestInterrupted:
             assert "another change waits" in target.module("apply", sdks=["web"])["msg"]
             deadline = time.monotonic() + WITHIN + PATIENCE
             while "pending" in target.module("applied_info"):
-                assert time.monotonic() < deadline
+                assert time.monotonic() < deadline, target.run(
+                    "systemctl list-timers --all 'openagora*'; ls -lR /var/lib/openagora"
+                )
         assert not changes(before, target.state())
         assert reachable.reaches()
 
@@ -283,21 +288,21 @@ class TestInterrupted:
 
 
 class TestSteady:
-    def test_no_connection_fails_through_a_hundred_changes(
+    def test_no_connection_fails_through_many_changes(
         self, target: Target, record_property: t.Callable[[str, object], None]
     ) -> None:
         """To a port that stays open, while others come and go."""
         target.reset()
-        target.apply("web", "native")
+        target.apply("web")
         caller = Running(target, "caller", ("call", "443", "/tmp/calls", *target.far.addresses))
         with target.changes() as change, Running(target.far, "caller", ("serve", "443")), caller:
-            for sdks in [["web"], ["web", "native"]] * 50:
+            for sdks in walk(target.name, "web"):
                 code, said = change({"sdks": sdks}, target.profile.name)
                 assert code == 0, said
                 assert json.loads(said)[0] > 0
         calls = json.loads(target.run("cat /tmp/calls"))
-        record_property("measured", f"{target.name}, a hundred changes: {_told(calls)}")
-        assert calls["total"] > 200 * calls["seconds"]
+        record_property("measured", f"{target.name}, a walk of changes: {_told(calls)}")
+        assert calls["total"] > 100
         assert calls["failures"] == []
 
     def test_none_fails_while_the_first_run_and_the_last_reload_firewalld(
@@ -309,12 +314,12 @@ class TestSteady:
         words = ("call", "443", "/tmp/calls", *target.far.addresses, "--patience", "5")
         caller = Running(target, "caller", words)
         with target.changes() as change, Running(target.far, "caller", ("serve", "443")), caller:
-            for state in [{"sdks": ["web"]}, {}] * 5:
+            for state in [{"sdks": ["web"]}, {}] * (5 if SOAK else 2):
                 code, said = change(state, target.profile.name)
                 assert code == 0, said
                 assert json.loads(said)[0] > 0
         calls = json.loads(target.run("cat /tmp/calls"))
-        record_property("measured", f"{target.name}, first run and absent five times: {_told(calls)}")
+        record_property("measured", f"{target.name}, first run and absent again and again: {_told(calls)}")
         assert calls["failures"] == []
 
     def test_a_port_that_is_closed_is_closed_at_once(self, target: Target) -> None:

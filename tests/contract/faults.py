@@ -4,8 +4,8 @@
 """Faults at every step of a change that undoes itself: what is left is the old state or the new one, and no half of it.
 
 A first run of each change counts what it does, then one fault after the other is injected: the process is killed before
-each thing that it does; each command fails, is killed before or after its work, or goes on without the process; each
-command of the rollback fails, or the rollback is killed before it.
+a thing that it does; a command fails, is killed before or after its work, or goes on without the process; a command of
+the rollback fails, or the rollback is killed before it. `make soak` injects all of them, other runs some of each kind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typing as t
 from pathlib import Path
 
 from .forks import FORKS, ask
+from .sampling import SOAK, sample
 
 if t.TYPE_CHECKING:
     import subprocess
@@ -127,6 +128,9 @@ esac
 HOWS = ("fails", "is killed", "does its work and is killed", "goes on alone")
 # A rollback that is not reached is killed; after a command that fails it goes on.
 BACKWARDS = ("is not reached", "fails")
+# How many faults of each kind happen in a change, where not all do; of the things that happen to commands, each does,
+# on one host or the other.
+SAMPLE, EACH = 3, 1
 # What the rollback does beside the commands of the firewall.
 FILES = ("cp", "mv", "rm")
 
@@ -165,7 +169,8 @@ class Trial:
     """A host, and changes of it to which something happens.
 
     `change` makes one there (see `changer`), `commands` are those that change the firewall.
-    `late`: only what the steps do comes to grief, and not what arms the rollback. `part`: which faults happen here.
+    `late`: only what the steps do comes to grief, and not what arms the rollback. `share`: which faults happen here
+    where all do, and which kinds of them where not. `name`: what the faults are drawn by where not all do.
     """
 
     def __init__(
@@ -176,9 +181,12 @@ class Trial:
         change: Change,
         *,
         late: bool = False,
-        part: slice = slice(None),
+        share: slice = slice(None),
+        name: str = "",
     ) -> None:
-        self.host, self.backend, self.change, self.late, self.part = host, backend, change, late, part
+        self.host, self.backend, self.change, self.late = host, backend, change, late
+        self.share, self.name = share, name or backend
+        self.known = 0
         self.states: dict[str, list[str]] = {}
         self.lines: dict[str, set[str]] = {}
         self.faults = Path(host.path("/run/faults"))
@@ -272,43 +280,51 @@ class Trial:
         self.expect(old, f"{what}: {said}")
         return commands
 
+    def chosen(self, kind: str, faults: range, count: int = SAMPLE) -> list[int]:
+        """The faults of a kind that happen here, by their numbers: a sample, or this host's share of all."""
+        self.known += len(faults)
+        return list(faults[self.share]) if SOAK else sample(f"{self.name} {kind}", faults, count)
+
     def each(self, change: str) -> int:
         """Make the change with one fault after the other, from the old state to it again; returns how many."""
         code, said = self.run(change)
         assert code == 0, said
-        things = json.loads(said)[1]
-        commands, worked = self.counted("commands"), self.counted("worked")
-        backwards = self.settle("no fault", change, code, said)
-        assert things >= 1
-        assert commands >= 1
-        assert backwards > 1
-        faults: list[tuple[str, dict[str, t.Any]]] = [
-            *((f"killed before its thing {number}", {"ends": number}) for number in range(1, things + 1)),
-            *((f"killed before thing {number} of ufw", {"worker": number}) for number in range(1, worked + 1)),
-            *(
-                (f"command {number} {how}", {"number": number, "how": how})
-                for number in range(1, commands + 1)
-                for how in HOWS
-            ),
-        ]
-        faults = faults[self.part]
+        things = range(1, json.loads(said)[1] + 1)
+        commands, worked = (range(1, self.counted(name) + 1) for name in ("commands", "worked"))
+        backwards = range(1, self.settle("no fault", change, code, said) + 1)
+        assert things
+        assert commands
+        assert len(backwards) > 1
+        faults: list[tuple[str, dict[str, t.Any]]] = []
+        for number in self.chosen(f"{change} things", things):
+            faults.append((f"killed before its thing {number}", {"ends": number}))
+        for number in self.chosen(f"{change} worked", worked):
+            faults.append((f"killed before thing {number} of ufw", {"worker": number}))
+        for how in HOWS:
+            for number in self.chosen(f"{change} {how}", commands, EACH * (how in HOWS[self.share])):
+                faults.append((f"command {number} {how}", {"number": number, "how": how}))
         for what, fault in faults:
             self.settle(what, change, *self.run(change, **fault))
-        numbers = range(1, backwards + 1)[self.part]
-        for number in numbers:
-            for how in BACKWARDS:
-                code, said = self.run(change)
-                assert code == 0, said
-                assert self.roll_back(number=number, how=how) >= number
-                self.settle(f"command {number} of the rollback {how}", change, -1, said)
-        return len(faults) + len(numbers) * len(BACKWARDS)
+        undone = [
+            (number, how)
+            for how in BACKWARDS
+            for number in self.chosen(f"undone {change} {how}", backwards, EACH * (how in BACKWARDS[self.share]))
+        ]
+        for number, how in undone:
+            code, said = self.run(change)
+            assert code == 0, said
+            assert self.roll_back(number=number, how=how) >= number
+            self.settle(f"command {number} of the rollback {how}", change, -1, said)
+        return len(faults) + len(undone)
 
     def go_round(self) -> str:
-        """Make all changes with all faults, and then once without; returns how many faults there were."""
+        """Make all changes with faults, and then once without; returns how many faults there were."""
         faults = {}
         for change, (_old, new) in CHANGES.items():
-            faults[change] = self.each(change)
+            before = self.known
+            injected = self.each(change)
+            faults[change] = (injected, self.known - before)
             self.turn(new)
             self.expect(new, f"{change}, another run after all faults")
-        counts = ", ".join(f"{change} {count}" for change, count in faults.items())
-        return f"{sum(faults.values())} faults were injected: {counts}"
+        counts = ", ".join(f"{change} {injected} of {known}" for change, (injected, known) in faults.items())
+        return f"{sum(injected for injected, _known in faults.values())} of {self.known} faults were injected: {counts}"

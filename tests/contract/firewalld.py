@@ -209,8 +209,8 @@ class TestFaults:
         called = Running(target, "caller", ("serve", "22")), Running(target.far, "caller", words)
         try:
             with called[0], called[1], target.changes() as change:
-                part = slice(target.name.endswith("trixie"), None, 2)
-                trial = Trial(Managed(target), "firewalld", commands, change, late=True, part=part)
+                share = slice(target.name.endswith("trixie"), None, 2)
+                trial = Trial(Managed(target), "firewalld", commands, change, late=True, share=share, name=target.name)
                 faults = trial.go_round()
         finally:
             target.run(f"cd /usr/local/sbin; /bin/rm -rf {' '.join((*commands, *FILES))} /run/faults")

@@ -15,26 +15,30 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import ansible
+from tools import hosts
+
 from . import document
 from .faults import CHANGER, changer
-from .forks import FORKS, ask
+from .forks import ANSIBLE, FORKS, SECONDS_TO_END, ask
 
 if t.TYPE_CHECKING:
     from .faults import Change
     from .profiles import Profile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-INVENTORY = ROOT / "extensions" / "molecule" / "inventory"
 
+CONNECTIONS = str(ROOT / "tests" / "contract" / "connection")
 ENVIRONMENT = {
     **os.environ,
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_CONNECTION_PLUGINS": str(ROOT / "tests" / "benchmarks" / "connection"),
+    "ANSIBLE_CONNECTION_PLUGINS": CONNECTIONS,
+    # One of them is made of the other.
+    "PYTHONPATH": CONNECTIONS,
     "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
     "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
 }
@@ -42,24 +46,18 @@ ENVIRONMENT = {
 # What a command on a machine finds in its environment.
 SETTINGS = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 
+# What is not copied of Python's code.
+LEFT = shutil.ignore_patterns("__pycache__")
+
 # The sets of a measurement: a protocol and a family each.
 SETS = ("tcp4", "tcp6", "udp4", "udp6")
 
 Ports = dict[str, set[int]]
 
 
-# Ansible's commands. To load them takes as long as most of what they are asked for.
-LOADED = f"""
-import atexit
-import ansible.executor.task_executor, ansible.plugins.action.normal, ansible.plugins.strategy.linear
-from ansible.cli.adhoc import AdHocCLI
-from ansible.cli.playbook import PlaybookCLI
-from ansible.utils.path import cleanup_tmp_file
-
+LOADED = f"""{ANSIBLE}
 def work(name, *arguments):
-    # The folder of temporary files is for those that come later, too.
-    atexit.unregister(cleanup_tmp_file)
-    {{"ansible": AdHocCLI, "ansible-playbook": PlaybookCLI}}[name].cli_executor([name, *arguments])
+    command(name, *arguments)
 {FORKS}"""
 _idle: list[subprocess.Popen[str]] = []
 
@@ -83,14 +81,6 @@ def start(argv: list[str], **options: t.Any) -> subprocess.Popen[str]:
 def command(name: str) -> str:
     """Where one of Ansible's commands is: that of this Python's environment."""
     return str(pathlib.Path(sys.executable).with_name(name))
-
-
-def inventory() -> dict[str, t.Any]:
-    """The hosts and groups of the scenarios, with all their variables."""
-    argv = [command("ansible-inventory"), "--inventory", str(INVENTORY), "--list"]
-    listed = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    data: dict[str, t.Any] = json.loads(listed.stdout)
-    return data
 
 
 def as_text(ports: t.Iterable[int]) -> str:
@@ -169,39 +159,42 @@ def changes(before: dict[str, t.Any], after: dict[str, t.Any]) -> list[str]:
 class Machine:
     """A test host: commands and instruments on it."""
 
-    def __init__(self, name: str, variables: dict[str, t.Any]) -> None:
+    def __init__(self, name: str, container: hosts.Container) -> None:
         self.name = name
-        self.container: str = variables["ansible_host"]
-        # What Ansible and our roles have to know of it.
-        self.settings = {key: value for key, value in variables.items() if key.startswith(("agora_", "ansible_"))}
-        number, networks = variables["test_host_number"], variables["test_networks"]
-        self.plugs: dict[str, tuple[str, str]] = {
-            plug: (f"{networks[plug]['ipv4']}.{number}", f"{networks[plug]['ipv6']}:{number}")
-            for plug in variables["test_host_plugs"]
-        }
+        self.container = container
+        variables = hosts.variables(container)
+        # What Ansible has to know of it.
+        self.settings = {key: value for key, value in variables.items() if key.startswith("ansible_")}
+        self.plugs: dict[str, list[str]] = variables["test_host_plugs"]
         self.addresses = next(iter(self.plugs.values()))
-        self._process = ""
+        self._process = 0
 
     @property
-    def process(self) -> str:
-        """The machine's process 1, by whose namespaces it is entered: a tenth of what `podman exec` costs."""
+    def process(self) -> int:
+        """The machine's process 1, by whose namespaces it is entered."""
         if not self._process:
-            inspect = ["podman", "inspect", "--format={{.State.Pid}}", self.container]
-            self._process = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
+            self._process = hosts.started(self.container.name)
         return self._process
 
     @property
     def enter(self) -> list[str]:
         """The words before a command that is to run there."""
-        return ["nsenter", "--target", self.process, "--all", "--", "env", "--ignore-environment", *SETTINGS]
+        return [*hosts.enter(self.process), "env", "--ignore-environment", *SETTINGS]
 
     def path(self, path: str) -> str:
         """Where a file of the machine is for this process."""
         return f"/proc/{self.process}/root{path}"
 
     def attempt(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command, which may fail."""
-        return subprocess.run([*self.enter, "sh", "-c", command], capture_output=True, text=True, check=False)
+        """Run a shell command, which may fail, and has to end in time."""
+        argv = [*self.enter, "sh", "-c", command]
+        try:
+            return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS_TO_END, check=False)
+        except subprocess.TimeoutExpired as late:
+            raise AssertionError(
+                f"{self.name}: {command}: not at its end within {SECONDS_TO_END} s: {late.stderr!r} {late.stdout!r}\n"
+                f"{hosts.condition(self.container.name)}"
+            ) from None
 
     def run(self, command: str) -> str:
         """Run a shell command that has to succeed; gives back what it prints."""
@@ -248,13 +241,14 @@ class Run:
 class Target(Machine):
     """A host under test, with the firewall of a backend: between the other side and a machine inside."""
 
-    def __init__(
-        self, name: str, variables: dict[str, t.Any], *, far: Machine, inside: Machine, profile: Profile
-    ) -> None:
-        super().__init__(name, variables)
-        self.far = far
-        self.inside = inside
+    def __init__(self, target: hosts.Target, profile: Profile) -> None:
+        super().__init__(target.name, target.container)
+        self.resolver = target.subject if target.dns else ""
+        if target.dns:
+            self.settings["agora_dns"] = target.subject
+        self.far, self.inside = (Machine(host.name, host) for host in hosts.beside(target.container.lane))
         self.profile = profile
+        self._resident = 0
 
     def reset(self, firewall: str | None = None) -> None:
         """As it was made, with its backend's own firewall and neighbours, or with another kind of `reset`."""
@@ -280,19 +274,18 @@ class Target(Machine):
 
     def reboot(self) -> None:
         """Restart the host; returns when it has started all its services."""
-        subprocess.run(["podman", "restart", "--time", "2", self.container], check=True, capture_output=True)
-        self._process = ""
-        deadline = time.monotonic() + 90
-        while self.attempt("systemctl is-system-running --wait").stdout.strip() != "running":
-            failed = self.attempt("systemctl --failed").stdout
-            assert time.monotonic() < deadline, f"{self.name} has not started: {failed}"
-            time.sleep(0.2)
+        hosts.podman("restart", "--time=2", self.container.name)
+        self._process = hosts.started(self.container.name)
         # Not every test's host has it enabled.
         self.attempt(self.profile.ready)
-        # An IPv6 address cannot be used before the host knows that nobody else has it.
-        while self.run("ip -6 address show tentative"):
-            assert time.monotonic() < deadline, f"{self.name} has no IPv6 address"
-            time.sleep(0.2)
+
+    def wait(self, script: str, what: str, seconds: int = 30) -> None:
+        """Run a shell script that ends when something has come about, for at most so many seconds."""
+        done = self.attempt(f"timeout {seconds} sh -c {shlex.quote(script)}")
+        assert done.returncode == 0, (
+            f"{self.name}: no {what} within {seconds} s: {done.stdout}{done.stderr}\n"
+            f"{hosts.condition(self.container.name)}"
+        )
 
     @contextlib.contextmanager
     def probe(self) -> t.Iterator[None]:
@@ -340,7 +333,7 @@ class Target(Machine):
     def changes(self) -> t.Iterator[Change]:
         """What makes changes there without Ansible, while the context lasts."""
         package = pathlib.Path(self.path("/run/collections/ansible_collections/openagora/firewall"))
-        shutil.copytree(ROOT / "plugins", package / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "plugins", package / "plugins", ignore=LEFT)
         argv = [*self.enter, "env", "PYTHONPATH=/run/collections", "python3", "-c", CHANGER]
         try:
             with changer(start(argv)) as change:
@@ -351,8 +344,26 @@ class Target(Machine):
     @property
     def inventory(self) -> tuple[str, ...]:
         """How Ansible's commands find the host: it alone, by a faster connection than that of the inventory."""
-        variables = {**self.settings, "ansible_connection": "container", "container_process": self.process}
+        self.keep_resident()
+        variables = {**self.settings, "ansible_connection": "resident", "container_process": self.process}
         return ("--inventory", f"{self.name},", "--extra-vars", json.dumps(variables))
+
+    def keep_resident(self) -> None:
+        """Have the process on the host that runs modules, with the code of this checkout."""
+        if self._resident == self.process:
+            return
+        folder = pathlib.Path(self.path("/run/resident"))
+        shutil.rmtree(folder, ignore_errors=True)
+        code = pathlib.Path(ansible.__file__).parent
+        for name in ("module_utils", "modules"):
+            shutil.copytree(code / name, folder / "ansible" / name, ignore=LEFT)
+        # What Ansible sends with a module in place of its own file.
+        release = f"__version__ = {ansible.__version__!r}\n__author__ = {ansible.__author__!r}\n"
+        (folder / "ansible" / "__init__.py").write_text(release, encoding="utf-8")
+        package = folder / "ansible_collections" / "openagora" / "firewall"
+        shutil.copytree(ROOT / "plugins", package / "plugins", ignore=LEFT)
+        self.run("python3 /opt/instruments/resident.py")
+        self._resident = self.process
 
     def module(self, module: str, *flags: str, **options: t.Any) -> dict[str, t.Any]:
         """Run a module of the collection through Ansible; gives back its result."""

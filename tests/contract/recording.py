@@ -118,6 +118,7 @@ def given(target: Target) -> dict[str, int]:
 
 
 class TestRecorders:
+    @pytest.mark.sampled(1)
     @pytest.mark.parametrize(("layout", "count"), [("per_process", 125), ("shared", 250)])
     def test_a_sender_reaches_each_of_them(self, target: Target, layout: str, count: int) -> None:
         target.reset()

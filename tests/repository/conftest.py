@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ class Repository:
             said = f"{done.stdout}\n{done.stderr}"
             pytest.fail(f"{' '.join(command)} ended with {done.returncode}\n{said}", pytrace=False)
         return done
+
+
+@pytest.fixture
+def sandboxes(repository: Repository) -> t.Iterator[Path]:
+    """The directory of sandboxes for one test; those of a run that was interrupted are ended first."""
+    directory = ROOT / ".cache" / "sandboxes"
+    stop = ("python", "plugins/connection/sandbox.py", "stop")
+    repository.run(*stop, OPENAGORA_SANDBOX_DIRECTORY=str(directory))
+    yield directory
+    repository.run(*stop, OPENAGORA_SANDBOX_DIRECTORY=str(directory))
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,13 @@ if t.TYPE_CHECKING:
     from conftest import Repository
 
 
-def test_the_quick_start(repository: Repository, tmp_path: Path) -> None:
-    # Sandboxes are known from the runtime directory: with a fresh one there is none yet, and others are left alone.
-    try:
-        first = repository.run("make", "open-agora", XDG_RUNTIME_DIR=str(tmp_path)).stdout
-        second = repository.run("make", "open-agora", XDG_RUNTIME_DIR=str(tmp_path)).stdout
-    finally:
-        repository.run("make", "sandbox-stop", XDG_RUNTIME_DIR=str(tmp_path))
-    assert list(tmp_path.rglob("*.json")) == []
+def test_the_quick_start(repository: Repository, sandboxes: Path) -> None:
+    # With a directory of its own there is no sandbox yet, and others are left alone.
+    directory = {"OPENAGORA_SANDBOX_DIRECTORY": str(sandboxes)}
+    first = repository.run("make", "open-agora", **directory).stdout
+    second = repository.run("make", "open-agora", **directory).stdout
+    repository.run("make", "sandbox-stop", **directory)
+    assert list(sandboxes.rglob("*.json")) == []
 
     assert re.search(r"^sandbox +: ok=\d+ +changed=1 .* failed=0 ", first, re.MULTILINE)
     assert re.search(r"^sandbox +: ok=\d+ +changed=0 .* failed=0 ", second, re.MULTILINE)

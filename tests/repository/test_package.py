@@ -56,7 +56,7 @@ def test_the_archive_holds_what_is_shipped(repository: Repository, archive: Path
 
 
 def test_the_installed_collection_opens_and_closes_a_host(
-    repository: Repository, installed: Path, tmp_path: Path
+    repository: Repository, installed: Path, sandboxes: Path, tmp_path: Path
 ) -> None:
     def play(name: str, *arguments: str) -> tuple[int, str]:
         inventory = installed / "playbooks" / "inventory" / "sandbox.yml"
@@ -70,15 +70,11 @@ def test_the_installed_collection_opens_and_closes_a_host(
     environment = {
         "ANSIBLE_COLLECTIONS_PATH": str(installed.parents[2]),
         "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false",  # no other collection: ansible-core alone has to do
-        "XDG_RUNTIME_DIR": str(tmp_path),
+        "OPENAGORA_SANDBOX_DIRECTORY": str(sandboxes),
         "cwd": tmp_path,
     }
-    try:
-        assert play("open_agora", "--check")[0] == 1
-        assert play("open_agora")[0] == 1
-        assert play("open_agora")[0] == 0
-        assert play("close_agora")[0] == 1
-        assert play("close_agora")[0] == 0
-    finally:
-        plugin = installed / "plugins" / "connection" / "sandbox.py"
-        repository.run("python", str(plugin), "stop", XDG_RUNTIME_DIR=str(tmp_path))
+    assert play("open_agora", "--check")[0] == 1
+    assert play("open_agora")[0] == 1
+    assert play("open_agora")[0] == 0
+    assert play("close_agora")[0] == 1
+    assert play("close_agora")[0] == 0

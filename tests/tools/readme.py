@@ -1,26 +1,28 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write the tables of the READMEs from the catalog and the roles.
+"""Write the tables of the READMEs and of CONTRIBUTING from the catalog, the roles, the Makefile and the scenarios.
 
 A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. NAME is `sdks` (what each SDK needs), `variables`
-(the agora_* variables that the roles read) or the name of a role (its variables).
+(the agora_* variables that the roles read), `stages` (what `make test` does) or the name of a role (its variables).
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import typing as t
 from pathlib import Path
 
+import hosts
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "collections"))
 
 from ansible_collections.openagora.firewall.plugins.module_utils import _compile  # noqa: E402 # needs the path above
-from ansible_collections.openagora.firewall.plugins.module_utils._catalog import CATALOG  # noqa: E402 # likewise
+from ansible_collections.openagora.firewall.plugins.module_utils._catalog import CATALOG  # noqa: E402 # needs it too
 
 Options = dict[str, dict[str, t.Any]]
 
@@ -104,9 +106,30 @@ def roles() -> list[Path]:
     return sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
+def stages() -> str:
+    """What `make test` does, in its order, and what each stage proves, on which hosts."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    says = dict(re.findall(r"^([\w-]+):.*?## (.*)$", makefile, re.MULTILINE))
+    listed = re.search(r"^STAGES := (.*)$", makefile, re.MULTILINE)
+    names = listed[1].partition("$")[0].split() if listed else []
+    rows = [["stage", "what it proves", "hosts"], *([f"`{name}`", says[name], ""] for name in names)]
+    for scenario, targets in hosts.SCENARIOS.items():
+        tests = sorted((ROOT / "extensions" / "molecule" / scenario / "tests").glob("test_*.py"))
+        # Modules that say the same of several firewalls are one sentence.
+        proved: dict[str, list[str]] = {}
+        for path in tests:
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            firewall = path.stem.removeprefix("test_")
+            proved.setdefault(text.partition("\n")[0].replace(firewall, "{}"), []).append(firewall)
+        proves = " ".join(text.replace("{}", ", ".join(firewalls)) for text, firewalls in proved.items())
+        images = dict.fromkeys(target.container.image for target in targets)
+        rows.append([f"`scenario-{scenario}`", proves, ", ".join(f"`{image}`" for image in images)])
+    return table(*rows)
+
+
 def render(text: str) -> str:
     """A README with its tables as they have to be."""
-    tables = {"sdks": sdks, "variables": shared_variables}
+    tables = {"sdks": sdks, "variables": shared_variables, "stages": stages}
     tables.update({role.name: lambda role=role: role_variables(role) for role in roles()})
 
     def fill(found: re.Match[str]) -> str:
@@ -116,8 +139,8 @@ def render(text: str) -> str:
 
 
 def readmes() -> list[Path]:
-    """The READMEs that may hold tables."""
-    return [ROOT / "README.md", *(role / "README.md" for role in roles())]
+    """The files that may hold tables."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(role / "README.md" for role in roles())]
 
 
 def main() -> None:

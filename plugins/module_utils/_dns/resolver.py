@@ -221,10 +221,14 @@ def _interfaces(host: Host) -> dict[str, list[tuple[str, int]]]:
 def _listen(
     wish: Wish, passage: Passage, there: dict[str, list[tuple[str, int]]], problems: list[Problem]
 ) -> list[str]:
-    """Where the resolver answers: what is asked for, or the loopback and the addresses towards the machines inside."""
+    """Where to answer: what is asked for, or the loopback of each family and the addresses towards those inside."""
     if wish.listen:
         return _addresses(wish.listen, "listen", problems)
-    loopback = [address for address, _length in there.get("lo", ()) if ipaddress.ip_address(address).is_loopback]
+    # What further ones are for, only who added them knows.
+    loopback: dict[str, str] = {}
+    for address, _length in there.get("lo", ()):
+        if ipaddress.ip_address(address).is_loopback:
+            loopback.setdefault(family_of(address), address)
     inside = []
     for side in passage.inside:
         if side.kind == "source" and ipaddress.ip_network(side.name).prefixlen == 0:
@@ -239,7 +243,7 @@ def _listen(
     if passage.inside and not inside:
         text = f"no address of this host is at {', '.join(map(str, passage.inside))}; name the addresses to answer on"
         problems.append(Problem("listen", text))
-    return list(dict.fromkeys((*loopback[:2], *inside)))
+    return list(dict.fromkeys((*loopback.values(), *inside)))
 
 
 def _present(host: Host) -> list[str]:

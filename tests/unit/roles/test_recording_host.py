@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import subprocess
@@ -14,9 +15,13 @@ import time
 import typing as t
 from pathlib import Path
 
+import plays
 import pytest
 from netns import NFTABLES, NetnsHost
-from plays import Task, call, play, run
+from plays import Task, call, play
+
+# Of a module that shares a process with Ansible the warnings are not told: where a test is about them it is run apart.
+run = functools.partial(plays.run, forked=True)
 
 FOLDER = "/etc/openagora/recording"
 FILE = "/etc/sysctl.d/openagora-recording.conf"
@@ -144,14 +149,14 @@ def stranger(host: NetnsHost, port: int) -> t.Iterator[None]:
 
 def test_from_nothing_to_nothing(host: NetnsHost) -> None:
     before = files(host)
-    checked = run(host, [role()], "--check", "--diff")
+    checked = plays.run(host, [role()], "--check", "--diff")
     assert files(host) == before
     assert '+            "low": 40008' in checked
     assert "is not reserved" in checked
     assert "+net.ipv4.ip_local_reserved_ports = 40000-41000,50000" in checked
 
     show = {"ansible.builtin.debug": {"msg": "open: {{ agora_recording_port_ranges | join(' and ') }}"}}
-    said = run(host, [role(), show])
+    said = plays.run(host, [role(), show])
     assert "open: 40000-40015" in said
     assert "net.core.rmem_default: " in said
     # Not in the run that reserves them.
@@ -300,7 +305,7 @@ def test_recorders_get_their_ports_and_stay_while_others_come(host: NetnsHost, l
             for one in pairs:
                 assert taken[one["process"]] <= set(range(one["low"], one["high"] + 1))
             with stranger(host, pairs[1]["low"] + 6):
-                assert "other ports than before for process 2" in run(host, [role(count=7)])
+                assert "other ports than before for process 2" in plays.run(host, [role(count=7)])
             (found,) = play(host, [call("recording_ports")])
             moved = [one["process"] for one, was in zip(found["processes"], pairs) if one != was]
             assert (len(found["processes"]), moved) == (7, [2])

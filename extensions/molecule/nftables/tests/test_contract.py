@@ -1,7 +1,7 @@
 # Copyright (c) 2026, The openagora.firewall authors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The backend contract, on the hosts of this scenario's group."""
+"""The backend contract with nftables."""
 
 from contract import nftables
 from contract.suite import contract_with

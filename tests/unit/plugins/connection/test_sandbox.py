@@ -25,6 +25,8 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError, AnsibleFileNo
 from ansible.playbook.play_context import PlayContext
 from ansible_collections.openagora.firewall.plugins.connection import sandbox
 
+pytestmark = pytest.mark.kernel
+
 ROOT = Path(__file__).resolve().parents[4]
 PLUGIN = ROOT / "plugins" / "connection" / "sandbox.py"
 ORDINARY_USER = 47011  # needs no account

@@ -29,6 +29,9 @@ from ansible_collections.openagora.firewall.plugins.module_utils._compile import
 from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, parse_rules
 
+if t.TYPE_CHECKING:
+    from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import Action
+
 GOLDEN = Path(__file__).parent / "firewalld" / "golden"
 FIREWALLD = Firewalld()
 NETWORKS = ["192.0.2.0/24", "198.51.100.1/32", "2001:db8::/32"]
@@ -127,14 +130,17 @@ class FakeHost:
     def ours(self) -> dict[str, str]:
         return {path: text for path, text in self.files.items() if "/openagora-" in path and path.endswith(".xml")}
 
+    def act(self, action: Action) -> None:
+        if isinstance(action, Command):
+            assert self.run(action.argv).code == 0
+        elif isinstance(action, WriteFile):
+            self.files[action.path] = action.text
+        else:
+            self.files.pop(action.path, None)
+
     def carry_out(self, steps: t.Iterable[Step], way: str = "do") -> None:
         for action in (action for step in steps for action in getattr(step, way)):
-            if isinstance(action, Command):
-                assert self.run(action.argv).code == 0
-            elif isinstance(action, WriteFile):
-                self.files[action.path] = action.text
-            else:
-                self.files.pop(action.path, None)
+            self.act(action)
 
     def plan(self, rules: RuleSet) -> tuple[Step, ...]:
         state = FIREWALLD.read(self)

@@ -59,19 +59,28 @@ def host() -> t.Iterator[NetnsHost]:
         yield made
 
 
+# The files of an active ufw.
+CONFIGURATION = {
+    "/etc/ufw/ufw.conf": "ENABLED=yes\nLOGLEVEL=low\n",
+    "/etc/default/ufw": 'IPV6=yes\nDEFAULT_OUTPUT_POLICY="DROP"\n',
+    "/etc/ufw/applications.d/ufw-webserver": "[WWW]\ntitle=Web\ndescription=Web\nports=80/tcp\n",
+    **{f"/etc/ufw/{name}": recorded(f"foreign-{name}") for name in FILES},
+}
+
+
+def before(name: str) -> str:
+    """The chains of the same moment: what is live after the request, less our rules."""
+    return re.sub(r"^-A .*dapp_Agora.*\n", "", recorded(name), flags=re.MULTILINE)
+
+
 def furnish(made: NetnsHost) -> None:
     """The files and the chains of a host with an active ufw."""
     # The machine that runs the tests may have a ufw of its own, or none.
     made.put("/usr/local/sbin/ufw", f"#!{sys.executable}\n", mode=0o755)
-    made.put("/etc/ufw/ufw.conf", "ENABLED=yes\nLOGLEVEL=low\n")
-    made.put("/etc/default/ufw", 'IPV6=yes\nDEFAULT_OUTPUT_POLICY="DROP"\n')
-    made.put("/etc/ufw/applications.d/ufw-webserver", "[WWW]\ntitle=Web\ndescription=Web\nports=80/tcp\n")
-    for name in FILES:
-        made.put(f"/etc/ufw/{name}", recorded(f"foreign-{name}"), mode=0o640)
-    # The chains of the same moment: what is live after the request, less our rules.
-    for name, six in (("live4", False), ("live6", True)):
-        text = re.sub(r"^-A .*dapp_Agora.*\n", "", recorded(name), flags=re.MULTILINE)
-        made.sh(f"ip{'6' if six else ''}tables-restore --noflush", stdin=text)
+    for path, text in CONFIGURATION.items():
+        made.put(path, text, mode=0o640 if path.endswith(".rules") else 0o644)
+    made.sh("iptables-restore --noflush", stdin=before("live4"))
+    made.sh("ip6tables-restore --noflush", stdin=before("live6"))
 
 
 def steps(host: NetnsHost, rules: RuleSet) -> tuple[Step, ...]:

@@ -132,6 +132,14 @@ def test_what_the_role_told_systemd_resolved_is_not_what_was_before() -> None:
         fulfil(Files(files), Wish("dnsmasq", scope="names"), Passage())
 
 
+def test_of_many_loopback_addresses_the_first_of_each_family_is_listened_on() -> None:
+    """A host may have more of them, for a service of its own; the next one is not in the place of `::1`."""
+    host = Files({RESOLV_CONF: PLAIN})
+    further = '{"local": "127.0.0.9", "prefixlen": 8, "scope": "host"}'
+    host.printed["ip"] = ADDRESSES.replace('{"local": "::1"', f'{further}, {{"local": "::1"')
+    assert fulfil(host, Wish("dnsmasq"), Passage())["listen"] == ["127.0.0.1", "::1"]
+
+
 def test_a_gateway_listens_towards_the_machines_inside() -> None:
     host = Files({RESOLV_CONF: PLAIN})
     for side in (Side("interface", "eth1"), Side("source", "192.0.2.0/24"), Side("source", "192.0.2.128/25")):

@@ -224,16 +224,19 @@ def test_a_rollback_that_is_killed_begins_again(quick: NetnsHost) -> None:
 def test_another_run_that_fails_with_it_does_not_end_its_tries(quick: NetnsHost) -> None:
     """That run holds the lock longer than the rollback waits for it."""
     before = quick.listing()
-    hang = "touch /run/held; /bin/sleep 6; exit 1"
+    hang = "[ -e /run/held ] || { touch /run/held; /bin/sleep 6; }; exit 1"
     quick.stand_in("nft", f'case "$*" in *-f*) [ -e /run/free ] || {{ {hang}; }} ;; esac; exec /usr/sbin/nft "$@"')
-    quick.stand_in("sleep", "exec /bin/sleep 1")
+    quick.stand_in("sleep", "exec /bin/sleep 0.2")
     quick.sh("touch /run/free")
     change(quick, "native", seconds=61)
+    token = quick.sh(f"cat {FOLDER}/pending/token").strip()
     quick.sh(f"pkill -f 'sleep 6[1]; exec'; echo another-boot 0 >{FOLDER}/pending/until; rm /run/free")
-    again = quick.start(["sh", f"{FOLDER}/pending/run", "again", quick.sh(f"cat {FOLDER}/pending/token").strip()])
+    wait = "until [ -e /run/held ]; do /bin/sleep 0.01; done"
+    again = quick.start(["sh", "-c", f"{wait}; exec sh {FOLDER}/restoring/run again {token}"])
     with again:
         code, said = change(quick, "gaming")
         assert (code, "cannot be undone" in said) == (1, True)
+        assert again.poll() is None
         quick.sh("touch /run/free")
         wait_for_old_state(quick)
     assert quick.listing() == before
@@ -340,6 +343,25 @@ def test_a_rollback_that_cannot_be_armed_changes_nothing(quick: NetnsHost) -> No
     code, said = change(quick, "native")
     assert code == 1
     assert said.startswith("the rollback cannot be armed: no bus; nothing was changed.")
+    assert quick.listing() == before
+    assert not waits(quick)
+
+
+def test_what_an_earlier_change_has_left_at_boot_need_not_go(quick: NetnsHost) -> None:
+    """A run was killed after its rollback was over; then the kernel found a fault of the disk."""
+    quick.systemd()
+    quick.stand_in("systemd-run", "exit 0")
+    change(quick, "native")
+    quick.sh(f"/bin/sh {FOLDER}/pending/run held")
+    folder = "/etc/systemd/system/sysinit.target.wants"
+    unit = "openagora-rollback-boot.service"
+    quick.sh(f"mkdir -p {folder}; ln -s ../{unit} {folder}; touch {folder}/../{unit}")
+    before = quick.listing()
+    quick.sh("mount -o remount,ro /etc")
+    code, said = change(quick, "gaming")
+    quick.sh("mount -o remount,rw /etc")
+    assert code == 1
+    assert re.match(r"the rollback cannot be armed: .*Read-only file system.*; nothing was changed\.", said)
     assert quick.listing() == before
     assert not waits(quick)
 

@@ -29,6 +29,8 @@ extends_documentation_fragment:
   - connection_pipelining
 """
 
+SECONDS_TO_END = 600
+
 
 class Connection(ConnectionBase):
     """Run commands as root in a container."""
@@ -42,7 +44,10 @@ class Connection(ConnectionBase):
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         argv = ["nsenter", "--target", str(self.get_option("process")), "--all", "--", "/bin/sh", "-c", cmd]
-        done = subprocess.run(argv, input=in_data or b"", capture_output=True, check=False)
+        try:
+            done = subprocess.run(argv, input=in_data or b"", capture_output=True, timeout=SECONDS_TO_END, check=False)
+        except subprocess.TimeoutExpired as late:
+            raise AnsibleError(f"{cmd} has not ended within {SECONDS_TO_END} s: {late.stderr!r}") from None
         return done.returncode, done.stdout, done.stderr
 
     def put_file(self, in_path: str, out_path: str) -> None:

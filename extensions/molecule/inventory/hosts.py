@@ -1,0 +1,1 @@
+../../../tests/tools/hosts.py
