@@ -384,14 +384,16 @@ class TestBadInput:
 def lists(site: Target, tmp_path_factory: pytest.TempPathFactory) -> Target:
     """The host with the files that the playbook wrote."""
     folder = tmp_path_factory.mktemp("lists")
+    # The names of the others lie below theirs; each SDK more is five files more.
     options = {
+        "agora_sdks": ["native", "web"],
         "agora_lists_folder": str(folder),
         "agora_lists_by_sdk": "true",
         "agora_lists_upstreams": [site.far.addresses[0]],
         "agora_lists_local_domains": ["corp.example"],
     }
-    words = ("--extra-vars", json.dumps({**ALL, **options}))
-    done = tool("ansible-playbook", "--inventory=localhost,", *words, "openagora.firewall.agora_lists")
+    words = ("--extra-vars", json.dumps(options), "openagora.firewall.agora_lists")
+    done = tool("ansible-playbook", "--inventory=localhost,", *words)
     assert done.returncode == 0, done.stdout
     site.run("mkdir -p /run/lists")
     for path in folder.iterdir():
