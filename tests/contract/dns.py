@@ -245,6 +245,8 @@ class TestManagers:
             r"printf '[keyfile]\nunmanaged-devices=*\n[global-dns]\nsearches=corp.example\n"
             r"[global-dns-domain-*]\nservers={0},{1}\n' >/etc/NetworkManager/conf.d/site.conf",
             "apt-get install -qqy --no-install-recommends network-manager",
+            # It puts a file of its own there, which it cannot where one is mounted, be it in its namespace alone.
+            "umount /etc/resolv.conf; systemctl restart NetworkManager",
             # It reads them again once it has started.
             "timeout 10 sh -c 'until systemctl reload NetworkManager && grep -q Generated /etc/resolv.conf;"
             " do sleep 0.2; done'",
