@@ -124,13 +124,13 @@ def _read_sdks(
 
 
 def _read_recording_ports(texts: t.Sequence[str], problems: list[Problem]) -> PortSet:
-    ports = PortSet()
+    found = []
     for index, text in enumerate(texts):
         try:
-            ports |= PortSet.parse(text)
+            found.append(PortSet.parse(text))
         except PortError as error:
             problems.append(Problem(f"recording_port_ranges[{index}]", str(error)))
-    return ports
+    return PortSet.union(found)
 
 
 def _read_extra_ports(texts: t.Sequence[str], problems: list[Problem]) -> tuple[tuple[str, PortSet], ...]:

@@ -77,9 +77,11 @@ def parse(text: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     return policies, rules
 
 
-def drops(rules: t.Mapping[str, tuple[str, ...]], chain: str, *, stop: int | None = None) -> t.Iterator[Drop]:
+def drops(
+    rules: t.Mapping[str, tuple[str, ...]], chain: str, *, start: int = 0, stop: int | None = None
+) -> t.Iterator[Drop]:
     """The foreign rules in a chain, and in those it jumps to, that drop by protocol and port alone."""
-    for spec in rules.get(chain, ())[:stop]:
+    for spec in rules.get(chain, ())[start:stop]:
         target, drop = leads(spec), _as_drop(options_of(spec))
         if drop is None or target.startswith(f"{MARK}-"):
             continue

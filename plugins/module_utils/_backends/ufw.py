@@ -44,7 +44,7 @@ from .saveformat import HALVES, drops, gathered, multiport, options_of, parse, p
 
 if t.TYPE_CHECKING:
     from .._model.rules import RuleSet
-    from .contract import Action, Crossing, Host
+    from .contract import Action, Crossing, Drop, Host
 
 __all__ = ["Ufw"]
 
@@ -603,7 +603,11 @@ def _held(table: Table, foreign: t.Container[str]) -> Held:
     """The ports that our rules open, where nothing before them closes the port: the reverse of `Entry.spec`."""
     held: Held = {}
     for hook in HOOKS:
+        before: list[Drop] = []
+        start = 0
         for index, spec in _ours(table, hook, foreign):
+            before += drops(table.rules, table.chain(hook), start=start, stop=index)
+            start = index
             options = options_of(spec)
             name = _NAME.match(next(iter(_applications(options.get("--comment", "")))))
             text = options.get("--dport") or options.get("--dports")
@@ -613,7 +617,7 @@ def _held(table: Table, foreign: t.Container[str]) -> Held:
             direction = "ingress" if name["ingress"] else "egress"
             sdk = name["sdk"].lower().replace(" ", "_")
             accept = Accept("open", direction, options["-p"], sdk, ports=ports_of(text))
-            if not any(closes(drop, (accept,)) for drop in drops(table.rules, table.chain(hook), stop=index)):
+            if not any(closes(drop, (accept,)) for drop in before):
                 ends = (_network(options.get(option, "")) for option in ("-s", "-d"))
                 way = Way(hook, options.get("-i", ""), options.get("-o", ""), *ends)
                 key = (direction, accept.protocol, sdk, way)
@@ -631,7 +635,8 @@ def _passage(held: t.Iterable[tuple[Table, Held]]) -> Passage:
                 pairs.add((inside, _side(way.left, way.target)))
     # What lies within another far end is the network of a rule.
     far_ends = {outside for _inside, outside in pairs}
-    return passage_of(pair for pair in pairs if not any(_narrower(pair[1], other) for other in far_ends))
+    widest = {outside for outside in far_ends if not any(_narrower(outside, other) for other in far_ends)}
+    return passage_of(pair for pair in pairs if pair[1] in widest)
 
 
 def _side(interface: str, network: str) -> Side | None:
@@ -654,15 +659,17 @@ def _accepts_of(held: Held, family: str, passage: Passage) -> t.Iterator[Accept]
         far, near = (way.target, way.source) if direction == "egress" else (way.source, way.target)
         network = "" if far in sides else far
         target = near if way.hook == "forward" and direction == "ingress" else ""
+        key = ("open", direction, protocol, sdk, network, target)
+        if key in found:
+            continue
         through = replace(passage, targets=(target,) if target else ())
         ways = _ways(direction, [network] if network else [], through, family)
         each = [held.get((direction, protocol, sdk, one), PortSet()) for one in ways]
         common = each[0] if each else PortSet()
         for ports in each[1:]:
             common &= ports
-        if common:
-            found["open", direction, protocol, sdk, network, target] = common
-    return gathered(found, passage)
+        found[key] = common
+    return gathered({key: ports for key, ports in found.items() if ports}, passage)
 
 
 def _hindered(table: Table, entries: t.Iterable[Entry], foreign: t.Container[str]) -> bool:

@@ -106,10 +106,7 @@ class Lockdown:
         """The lockdown whose `passing` gives these, in any order."""
         found = list(passing)
         allowed = [each for each in found if each.why == "allow"]
-        tcp, udp = (
-            PortSet.of(*(pair for each in allowed if each.protocol == name for pair in each.dports.ranges))
-            for name in ("tcp", "udp")
-        )
+        tcp, udp = (PortSet.union(each.dports for each in allowed if each.protocol == name) for name in ("tcp", "udp"))
         return cls(
             networks=normalise_networks(network for each in allowed for network in each.networks),
             tcp=tcp,
@@ -141,7 +138,7 @@ def parse_lockdown(texts: t.Iterable[t.Any], *, forward: bool, log: bool, where:
     problems: list[Problem] = []
     networks: list[str] = []
     users: list[str] = []
-    ports = {"tcp": PortSet(), "udp": PortSet()}
+    ports: dict[str, list[PortSet]] = {"tcp": [], "udp": []}
     for index, item in enumerate(texts):
         text = str(item).strip()
         port, _slash, protocol = text.rpartition("/")
@@ -151,7 +148,7 @@ def parse_lockdown(texts: t.Iterable[t.Any], *, forward: bool, log: bool, where:
                     raise ValueError(f"{text[5:]!r} is no name of a user")
                 users.append(text[5:])
             elif protocol in ports:
-                ports[protocol] |= PortSet.parse(port)
+                ports[protocol].append(PortSet.parse(port))
             else:
                 networks += normalise_networks([text])
         except PortError as error:
@@ -163,8 +160,8 @@ def parse_lockdown(texts: t.Iterable[t.Any], *, forward: bool, log: bool, where:
         raise RequestError(problems)
     return Lockdown(
         networks=normalise_networks(networks),
-        tcp=ports["tcp"],
-        udp=ports["udp"],
+        tcp=PortSet.union(ports["tcp"]),
+        udp=PortSet.union(ports["udp"]),
         users=tuple(sorted(set(users))),
         forward=forward,
         log=log,

@@ -23,6 +23,8 @@ _PLAIN = {
     ord("\u301c"): "~",  # wave dash
     ord("\u3001"): ",",  # ideographic comma
 }
+# The other patterns take time by the square of the blanks in a row.
+_MORE_BLANKS = re.compile(r"(?<=\s)\s+")
 _BETWEEN_ITEMS = re.compile(r"\s*[,;]\s*(?:and\s+)?|\s+and\s+", re.IGNORECASE)
 # A leading zero is refused because iptables would read 010 as 8.
 _ITEM = re.compile(r"(0|[1-9][0-9]*)(?:(?:\s*[-~]\s*|\s+to\s+)(0|[1-9][0-9]*))?", re.IGNORECASE)
@@ -79,13 +81,18 @@ class PortSet:
         return cls(_merge(ranges))
 
     @classmethod
+    def union(cls, sets: t.Iterable[PortSet]) -> PortSet:
+        """The ports of all these sets."""
+        return cls(_merge(pair for ports in sets for pair in ports.ranges))
+
+    @classmethod
     def parse(cls, text: str) -> PortSet:
         """Read a list in any notation that Agora uses: `80, 443；5866-5890 and 10000 ~ 65535`.
 
         Items stand between commas, semicolons (full-width ones too) or "and"; a range has a dash, a tilde or "to".
         Raises PortError, which names the item and, in a list, its position.
         """
-        plain = text.strip().translate(_PLAIN)
+        plain = _MORE_BLANKS.sub("", text.strip()).translate(_PLAIN)
         if not plain:
             raise PortError("is empty; a port or a range of ports is needed, as in 80, 5668-5669")
         items = _BETWEEN_ITEMS.split(plain)
@@ -102,7 +109,7 @@ class PortSet:
         return cls.of(*ranges)
 
     def __or__(self, other: PortSet) -> PortSet:
-        return PortSet(_merge(self.ranges + other.ranges))
+        return PortSet.union((self, other))
 
     def __and__(self, other: PortSet) -> PortSet:
         return self - (self - other)

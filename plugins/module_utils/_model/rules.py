@@ -75,6 +75,10 @@ class Passage:
         inside, outside = (", ".join(map(str, sides)) for sides in (self.inside, self.outside))
         return f"{inside} to {outside or 'anywhere'}"
 
+    def crosses(self, family: str) -> bool:
+        """Whether packets of a family cross at all."""
+        return all(any(family in side.families for side in sides) for sides in (self.inside, self.outside) if sides)
+
     def crossings(self, family: str) -> tuple[tuple[Side, Side | None], ...]:
         """The pairs of a side inside and one outside (None: anywhere) between which packets of a family cross."""
         inside, outside = ([side for side in sides if family in side.families] for sides in (self.inside, self.outside))
@@ -100,7 +104,7 @@ class Rule:
     @property
     def ports(self) -> PortSet:
         """All ports of the rule: the union over the SDKs, in the fewest ranges."""
-        return PortSet.of(*(port_range for _sdk, ports in self.needs for port_range in ports.ranges))
+        return PortSet.union(ports for _sdk, ports in self.needs)
 
     @property
     def key(self) -> tuple[str, str, str, tuple[str, ...], Passage]:
@@ -111,7 +115,7 @@ class Rule:
     def families(self) -> tuple[str, ...]:
         """The address families in which the rule can match."""
         named = {family_of(network) for network in (*self.networks, *self.passage.targets)}
-        crossed = {family for family in FAMILIES if not self.passage.inside or self.passage.crossings(family)}
+        crossed = {family for family in FAMILIES if not self.passage.inside or self.passage.crosses(family)}
         return tuple(family for family in FAMILIES if family in crossed and named <= {family})
 
     def data(self) -> dict[str, t.Any]:
@@ -148,11 +152,11 @@ def _concise(rule: Rule) -> Rule:
 
 def _united(rules: t.Sequence[Rule]) -> Rule:
     """One rule for several of the same key."""
-    ranges: dict[str, list[tuple[int, int]]] = {}
+    held: dict[str, list[PortSet]] = {}
     for rule in rules:
         for sdk, ports in rule.needs:
-            ranges.setdefault(sdk, []).extend(ports.ranges)
-    needs = tuple(sorted((sdk, PortSet.of(*found)) for sdk, found in ranges.items() if found))
+            held.setdefault(sdk, []).append(ports)
+    needs = tuple((sdk, ports) for sdk, found in sorted(held.items()) if (ports := PortSet.union(found)))
     names = [name for rule in rules for name in rule.domains]
     return replace(rules[0], domains=DomainSet.of(*names), needs=needs)
 
@@ -329,13 +333,13 @@ def _parse_ports(texts: t.Any, where: str, problems: list[Problem]) -> PortSet:
     if not isinstance(texts, list) or not texts:
         problems.append(Problem(where, f"a list of port texts is needed (such as ['80', '5668-5669']), not {texts!r}"))
         return PortSet()
-    ports = PortSet()
+    found = []
     for index, text in enumerate(texts):
         try:
-            ports |= PortSet.parse(str(text))
+            found.append(PortSet.parse(str(text)))
         except PortError as error:
             problems.append(Problem(f"{where}[{index}]", str(error)))
-    return ports
+    return PortSet.union(found)
 
 
 def _parse_each(
@@ -382,7 +386,7 @@ def _parse_rule(item: t.Any, where: str, problems: list[Problem]) -> Rule | None
                 Problem(f"{where}.sdks", f"{sdk!r}: a name is lower-case letters, digits and _, at most 32")
             )
         needs[str(sdk)] = _parse_ports(texts, f"{where}.sdks.{sdk}", problems) if "sdks" in item else ports
-    union = PortSet.of(*(port_range for needed in needs.values() for port_range in needed.ranges))
+    union = PortSet.union(needs.values())
     if len(problems) == count and union != ports:
         only = f"only in ports: {ports - union or 'none'}; only in sdks: {union - ports or 'none'}"
         problems.append(Problem(f"{where}.ports", f"ports and sdks must name the same ports; {only}"))

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import sys
 import typing as t
 from collections import defaultdict
 from dataclasses import replace
 
 import pytest
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import live_rules
 from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
 from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side
@@ -169,3 +171,41 @@ def test_nothing_needed_is_closed_on_the_way_and_each_way_leads_back(
         carry_out(text_host, rules)
         assert text_host.opened() == after
     assert text_host.everything() == nothing
+
+
+def calls(work: t.Callable[[], object]) -> int:
+    """How many functions the work calls, those of Python itself included."""
+    count = 0
+
+    def note(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def gateway_work(kind: str, inside: int, outside: int) -> int:
+    """How much there is to do for a second run on a gateway with so many sides."""
+    host: Imitation = KINDS[kind]()
+    near = [Side("source", f"10.{number}.0.0/24") for number in range(inside)]
+    far = [Side("source", f"192.0.2.{number}/32") for number in range(outside)]
+    rules = rules_of("web", "recording").placed(["gateway"], Passage(tuple(sorted(near)), tuple(sorted(far))))
+    carry_out(host, rules)
+
+    def second_run() -> None:
+        state = host.backend.read(host)
+        assert not host.backend.plan(state, host.backend.render(rules, state))
+        assert live_rules(host.backend.places(state)).rules
+
+    return calls(second_run)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_work_grows_with_the_pairs_of_sides_and_not_with_their_square(kind: str) -> None:
+    """Four times as many pairs: 16 times as much would be their square."""
+    assert gateway_work(kind, 16, 8) < 6 * gateway_work(kind, 8, 4)

@@ -251,3 +251,16 @@ def test_sets_are_values() -> None:
     assert sorted([two, one]) == [one, two]
     with pytest.raises(FrozenInstanceError):
         one.ranges = two.ranges  # type: ignore[misc]  # the assignment is what is refused
+
+
+def test_blanks_in_a_row_cost_no_more_than_their_number() -> None:
+    """By their square, this would take hours."""
+    blanks = " " * 1_000_000
+    assert PortSet.parse(f"80{blanks},{blanks}443") == PortSet.of(80, 443)
+    with pytest.raises(PortError, match="'80 443' is not a port"):
+        PortSet.parse(f"80{blanks}443")
+
+
+@given(st.lists(SETS, max_size=5))
+def test_a_union_holds_what_any_set_holds(sets: list[PortSet]) -> None:
+    assert plain(list(PortSet.union(sets).ranges)) == set().union(*(plain(list(ports.ranges)) for ports in sets))
