@@ -18,7 +18,7 @@ from ._backends.nftables import Nftables, address_sets, unnamed
 from ._dns.resolver import look as names_of
 from ._model.messages import Notice
 from ._model.ports import PortSet
-from ._model.rules import FAMILIES, RuleSet, normalise_networks
+from ._model.rules import FAMILIES, RuleSet, family_of, normalise_networks
 
 if t.TYPE_CHECKING:
     from ._backends.contract import Backend, Host, Outcome, Place
@@ -148,24 +148,47 @@ def _locked(host: Host, rules: RuleSet) -> RuleSet:
     return replace(rules, lockdown=lockdown)
 
 
-def _lockdown_notices(rules: RuleSet) -> t.Iterator[Notice]:
-    """Where lockdown leaves the far end open, and where it leaves the host no resolver."""
+def _lockdown_notices(host: Host, rules: RuleSet) -> t.Iterator[Notice]:
+    """Where lockdown leaves the far end open, whom it leaves open, and where it leaves the host no resolver."""
     if not rules.lockdown:
         return
     for rule in rules:
         if rule.scope == "any" and rule.direction == "egress":
-            text = f"egress {rule.protocol} {rule.ports} may go to any address; scope networks would bound it"
+            text = f"egress {rule.protocol} {rule.ports} may go to any address"
             yield Notice("unbounded", "lockdown", text)
+    for network in rules.lockdown.networks:
+        if network.endswith("/0"):
+            text = f"{network} is every address of {family_of(network)}, so that lockdown rejects nothing of it"
+            yield Notice("unbounded", "lockdown_allow", text)
+    forwarded = [family for family in FAMILIES if _forwards(host, family) == "1"]
+    if forwarded and not rules.lockdown.forward:
+        text = (
+            f"this host forwards {' and '.join(forwarded)} packets, and lockdown with placement host is about its own "
+            "alone: containers and machines behind it reach everything; add placement gateway with their sides as inside"
+        )
+        yield Notice("forwarded_open", "lockdown", text)
     if not rules.lockdown.resolvers:
         text = "no resolver beyond this host is known; one that asks others needs lockdown_allow (user:NAME)"
         yield Notice("no_resolver", "/etc/resolv.conf", text)
+
+
+def _lifted(rules: RuleSet, backends: t.Iterable[tuple[Backend[t.Any, t.Any], t.Any]]) -> t.Iterator[Notice]:
+    """A lockdown that is there and that the request does not name."""
+    if not rules.lockdown and any(backend.lockdown(state, held=True) for backend, state in backends):
+        text = "lockdown ends: what it rejected is left to the host's own firewall; to keep it, set mode to lockdown"
+        yield Notice("lockdown_lifted", "mode", text)
+
+
+def _forwards(host: Host, family: str) -> str:
+    """The kernel's setting: 1, 0, or empty without the family."""
+    return (host.read(f"/proc/sys/{_FORWARDING[family]}") or "").strip()
 
 
 def _forwarding(host: Host, rules: RuleSet) -> t.Iterator[Notice]:
     """Each family of a gateway for which the host forwards no packets."""
     through = {family for rule in rules if rule.passage.inside for family in rule.families}
     for family, path in _FORWARDING.items():
-        if family in through and (host.read(f"/proc/sys/{path}") or "").strip() == "0":
+        if family in through and _forwards(host, family) == "0":
             name = path.replace("/", ".")
             text = f"this host forwards no {family} packets; set {name} to 1 (sysctl, and a file in /etc/sysctl.d)"
             yield Notice("not_forwarding", name, text)
@@ -221,7 +244,8 @@ def prepare(host: Host, rules: RuleSet | None, *, backend: str) -> Prepared:
         effective=effective,
         notices=(
             *boot.notices(booting, script),
-            *_lockdown_notices(rules),
+            *_lockdown_notices(host, rules),
+            *_lifted(rules, [(chosen, state), *others]),
             *_forwarding(host, rules),
             *chosen.notices(state, desired),
             *hindrances,

@@ -132,7 +132,9 @@ options:
         the answers of connections that are there.
       - What programs of root send past the kernel's IP stack (packet sockets) no rule sees, nor what a host with
         bridges only switches.
-      - Rules that may go to any address are told in RV(notices), with code C(unbounded).
+      - Rules that may go to any address are told in RV(notices), with code C(unbounded); so is a lockdown that ends
+        because a run names none (C(lockdown_lifted)), and one of the host alone where the host forwards the packets of
+        others (C(forwarded_open)).
     type: str
     choices: [open, lockdown]
     default: open
@@ -267,6 +269,11 @@ effective:
   returned: with O(state=present)
   type: str
   sample: in_force
+mode:
+  description: V(open) or V(lockdown).
+  returned: with O(state=present) and O(state=restored)
+  type: str
+  sample: open
 notices:
   description: What is worth knowing, each with C(code), C(where) and C(message). The same texts are shown as warnings.
   returned: success
@@ -429,7 +436,11 @@ def main() -> None:
         # For the action plugin, which runs it over a fresh connection.
         result.update(confirm=confirm)
     if rules is not None:
-        result.update(backend={"name": prepared.backend, "reason": prepared.reason}, effective=prepared.effective)
+        result.update(
+            backend={"name": prepared.backend, "reason": prepared.reason},
+            effective=prepared.effective,
+            mode="lockdown" if rules.lockdown else "open",
+        )
     module.exit_json(**result)
 
 

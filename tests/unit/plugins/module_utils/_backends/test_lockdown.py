@@ -312,9 +312,46 @@ def test_no_family_is_left_out(host: NetnsHost) -> None:
     assert prepare(host, locked("web"), backend="iptables").effective == "in_force"
 
 
+def told(host: NetnsHost, rules: RuleSet, code: str, backend: str = "nftables") -> list[str]:
+    """Where the notices of this kind are about, each with its text."""
+    return [f"{n.where}: {n.message}" for n in prepare(host, rules, backend=backend).notices if n.code == code]
+
+
 def test_what_is_unbounded_is_told(host: NetnsHost) -> None:
-    notices = prepare(host, locked("web"), backend="nftables").notices
-    assert {notice.code for notice in notices} >= {"unbounded"}
+    of_rules = told(host, locked("web"), "unbounded")
+    assert [text.partition(" may go")[0] for text in of_rules] == [
+        f"lockdown: egress {rule.protocol} {rule.ports}" for rule in rule_set("web")
+    ]
+    everything = told(host, locked("web", allow=["0.0.0.0/0", "::/1", "8000::/1"]), "unbounded")
+    assert [text.partition(", so that")[0] for text in everything[len(of_rules) :]] == [
+        "lockdown_allow: 0.0.0.0/0 is every address of ipv4",
+        "lockdown_allow: ::/0 is every address of ipv6",
+    ]
+
+
+def test_lockdown_of_a_host_that_forwards_is_told_to_leave_others_open(host: NetnsHost) -> None:
+    host.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")
+    assert not told(host, locked("web"), "forwarded_open")
+    host.sh("sysctl -qw net.ipv4.ip_forward=1")
+    (text,) = told(host, locked("web"), "forwarded_open")
+    assert text.startswith("lockdown: this host forwards ipv4 packets, and ")
+    host.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")
+    assert "ipv4 and ipv6" in told(host, locked("web"), "forwarded_open")[0]
+    assert not told(host, locked("web", forward=True), "forwarded_open")
+    assert not told(host, rule_set("web"), "forwarded_open")
+
+
+def test_a_lockdown_that_ends_is_told(wired: tuple[NetnsHost, Firewall]) -> None:
+    host, firewall = wired
+    assert not told(host, rule_set("web"), "lockdown_lifted", firewall.backend)
+    host.apply(locked("web"), firewall.backend)
+    assert not told(host, locked("native"), "lockdown_lifted", firewall.backend)
+    (text,) = told(host, rule_set("web"), "lockdown_lifted", firewall.backend)
+    assert text.startswith("mode: lockdown ends")
+    # Also where another backend holds it from now on.
+    assert told(host, rule_set("web"), "lockdown_lifted", "iptables" if firewall.backend == "nftables" else "nftables")
+    host.apply(rule_set("web"), firewall.backend)
+    assert not told(host, rule_set("web"), "lockdown_lifted", firewall.backend)
 
 
 # A server that speaks first once it is told to, and tells what came of it; its client only listens.
