@@ -12,6 +12,21 @@ import typing as t
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._model.messages import Problem, RequestError
+
+# The variables that roles and playbooks share.
+VARIABLES = frozenset(
+    f"agora_{name}"
+    for name in (
+        *("backend", "confirm_within", "dns", "hosts", "ingress_from", "inside", "lists", "lists_by_sdk"),
+        *("lists_folder", "lists_local_domains", "lists_upstreams", "lockdown_allow", "lockdown_log"),
+        *("lockout_guard", "mode", "outside", "placement", "prove", "recording_count", "recording_layout"),
+        *("recording_port_ranges", "recording_range", "recording_targets", "revision", "scope", "sdks", "state"),
+        "throwaway",
+    )
+)
+# So many letters may be wrong in a name that is taken for another one.
+_SLIP = 2
 # Connections that cross no network, by the last part of their names.
 _LOCAL = (
     *("buildah", "chroot", "docker", "docker_api", "funcd", "incus", "iocage", "jail", "kubectl", "libvirt_lxc"),
@@ -23,6 +38,16 @@ _PAUSE = 1
 _OUTCOME = "cat /var/lib/openagora/firewall/outcome"
 
 
+def _distance(one: str, other: str) -> int:
+    """How many letters have to be put in, taken out or changed to make the one name the other."""
+    row = list(range(len(other) + 1))
+    for number, letter in enumerate(one, 1):
+        above, row = row, [number]
+        for position, wanted in enumerate(other):
+            row.append(min(above[position + 1] + 1, row[position] + 1, above[position] + (letter != wanted)))
+    return row[-1]
+
+
 class ActionModule(ActionBase):
     """Runs the module, and confirms what it changed."""
 
@@ -32,6 +57,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """The module's result, with `confirmed` when a change had to be."""
         result: dict[str, t.Any] = super().run(tmp, task_vars)
+        problems = [*self._unusable(), *self._misspelt(task_vars or {})]
+        if problems:
+            error = RequestError(problems)
+            return {**result, "failed": True, "msg": str(error), "problems": error.data()}
         # The host's time begins later than this.
         started = time.monotonic()
         result.update(self._execute_module(task_vars=task_vars))
@@ -45,13 +74,28 @@ class ActionModule(ActionBase):
             why = self._ask(command)
             text = f"connection {connection} crosses no network, so this proves nothing about one"
             result["notices"].append({"code": "confirmed_locally", "where": "confirm_within", "message": text})
-            result.setdefault("warnings", []).append(f"confirm_within: {text}")
+            self._display.warning(f"confirm_within: {text}")
         else:
             why = self._confirm(command, until)
         result["confirmed"] = not why
         if why:
             result.update(failed=True, msg=f"the change was not confirmed: {why}. {self._aftermath(until)}")
         return result
+
+    def _unusable(self) -> t.Iterator[Problem]:
+        """What the module would take for something else."""
+        if isinstance(self._task.args.get("confirm_within"), bool):
+            yield Problem("confirm_within", "is true or false; write the seconds, such as 60, or 0 for never")
+
+    def _misspelt(self, variables: t.Mapping[str, t.Any]) -> t.Iterator[Problem]:
+        """Variables that look like one of the collection's and would be ignored; other names are the user's own."""
+        # Whoever calls the module names its options.
+        if self._task._role is None:  # pylint: disable=protected-access  # there is no other way to tell
+            return
+        for name in sorted(name for name in variables if name.startswith("agora_") and name not in VARIABLES):
+            near = min(VARIABLES, key=lambda known: _distance(name, known))
+            if _distance(name, near) <= _SLIP:
+                yield Problem(name, f"is no variable of this collection; did you mean {near}? Else rename it")
 
     def cleanup(self, force: bool = False) -> None:
         """Remove what Ansible has put on the host; where that cannot be reached, the result tells more."""

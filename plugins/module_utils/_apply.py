@@ -164,7 +164,7 @@ def _lockdown_notices(host: Host, rules: RuleSet) -> t.Iterator[Notice]:
     if forwarded and not rules.lockdown.forward:
         text = (
             f"this host forwards {' and '.join(forwarded)} packets, and lockdown with placement host is about its own "
-            "alone: containers and machines behind it reach everything; add placement gateway with their sides as inside"
+            "alone: containers and machines behind it reach everything; add placement gateway with inside"
         )
         yield Notice("forwarded_open", "lockdown", text)
     if not rules.lockdown.resolvers:

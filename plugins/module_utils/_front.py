@@ -53,8 +53,7 @@ def errors_to_user(module: AnsibleModule) -> t.Iterator[None]:
     try:
         yield
     except RequestError as error:
-        problems = [{"where": problem.where, "message": problem.message} for problem in error.problems]
-        module.fail_json(msg=str(error), problems=problems)
+        module.fail_json(msg=str(error), problems=error.data())
     except (BackendError, StepError) as error:
         module.fail_json(msg=str(error))
 
@@ -101,7 +100,10 @@ def read_passage(params: t.Mapping[str, t.Any]) -> Passage:
                 sides[name] += _sides(item)
             except ValueError as error:
                 problems.append(Problem(f"{name}[{index}]", str(error)))
-    problems += [Problem("outside", f"{side} is inside too") for side in sides["outside"] if side in sides["inside"]]
+    for side in sides["outside"]:
+        for other in (other for other in sides["inside"] if _meet(side, other)):
+            text = f"{side} is inside too" if side == other else f"{side} has addresses of {other}, which is inside"
+            problems.append(Problem("outside", text))
     targets: tuple[str, ...] = ()
     try:
         targets = read_networks(params["recording_targets"], "recording_targets")
@@ -119,12 +121,21 @@ def read_passage(params: t.Mapping[str, t.Any]) -> Passage:
     return Passage(inside, outside, targets)
 
 
+def _meet(outside: Side, inside: Side) -> bool:
+    """Whether machines are on both sides; everywhere is no side, and may hold the other one."""
+    if {outside.kind, inside.kind} != {"source"}:
+        return outside == inside
+    return not outside.name.endswith("/0") and overlap(outside.name, inside.name)
+
+
 def _sides(item: t.Mapping[str, t.Any]) -> list[Side]:
     """One entry of inside or outside. Raises ValueError."""
     named = [(kind, str(item[kind])) for kind in SIDES if item.get(kind) is not None]
     if len(named) != 1 or len(item.keys() - set(SIDES)):
         raise ValueError(f"one of {', '.join(SIDES)} is needed, not {dict(item)!r}")
     ((kind, name),) = named
+    if (kind, name) == ("interface", "lo"):
+        raise ValueError("interface lo is this host itself; name the interface at which the machines are")
     if kind == "source":
         return [Side(kind, network) for network in normalise_networks([name])]
     if not (_INTERFACE if kind == "interface" else _ZONE).match(name):

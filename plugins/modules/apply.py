@@ -51,7 +51,7 @@ options:
     default: present
   confirm_within:
     description:
-      - Seconds within which a change has to be confirmed; 0 is never.
+      - Seconds within which a change has to be confirmed, up to a day (86400); 0 is never.
       - Before anything is changed the host sets a timer of its own, which undoes all of it. When the change is made,
         the controller opens a fresh connection (no multiplexed one), and only if that works takes the timer away.
         Otherwise the host brings back what was and the task fails. So it does when the controller dies, and at the next
@@ -314,12 +314,16 @@ from ..module_utils._model.rules import Passage, RuleSet, newly_open, parse_rule
 if t.TYPE_CHECKING:
     from ..module_utils._apply import Live
 
+# The seconds that a host waits for a confirmation at most.
+_LONGEST = 86400
+
 
 def wanted(params: dict[str, t.Any]) -> tuple[RuleSet | None, tuple[Notice, ...]]:
     """The rules that the options ask for (None: none of ours). Raises RequestError with the problems of all options."""
     problems: list[Problem] = []
-    if params["confirm_within"] < 0:
-        problems.append(Problem("confirm_within", f"{params['confirm_within']} is negative; seconds, or 0 for never"))
+    if not 0 <= params["confirm_within"] <= _LONGEST:
+        text = f"is {params['confirm_within']}; it is seconds, up to {_LONGEST} (a day), or 0 for never"
+        problems.append(Problem("confirm_within", text))
     if params["state"] != "present":
         if problems:
             raise RequestError(problems)

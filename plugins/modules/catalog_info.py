@@ -99,9 +99,11 @@ def main() -> None:
     options = {"since": {"type": "str"}, "revision": {"type": "str", "default": "latest"}}
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     result = {"latest": latest_revision(CATALOG), "sdks": catalog_data(CATALOG)}
-    if module.params["since"] is not None:
-        with errors_to_user(module):
-            found = differences(CATALOG, module.params["since"], module.params["revision"])
+    since = module.params["since"]
+    with errors_to_user(module):
+        # A revision has to be one, whether or not something is compared with it.
+        found = differences(CATALOG, "latest" if since is None else since, module.params["revision"])
+    if since is not None:
         result["differences"] = {sdk: change.data() for sdk, change in found.items()}
     module.exit_json(changed=False, **result)
 

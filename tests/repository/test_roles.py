@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import readme
+from ansible_collections.openagora.firewall.plugins.action import apply
 
 if t.TYPE_CHECKING:
     from conftest import Repository
@@ -62,15 +63,16 @@ def test_the_documented_defaults_are_the_real_ones(repository: Repository, role:
 
 
 def test_shared_variables_work_from_the_command_line(repository: Repository, role: Path) -> None:
-    """Everything is text there: lists have commas."""
+    """Everything is text there: lists have commas. Other texts stay, for the argument spec to convert or refuse."""
     defaults = {name: re.findall(r"\bagora_\w+", str(value)) for name, value in readme.defaults_of(role).items()}
     shared = {name: found[0] for name, found in defaults.items() if found}
     assert shared
     options = readme.options_of(role)
     given = {name: "1,2" if options[name]["type"] == "list" else "1" for name in shared}
-    read = {"list": ["1", "2"], "str": "1", "bool": True, "int": 1}
     values = values_of(repository, role, *(f"--extra-vars={shared[name]}={text}" for name, text in given.items()))
-    assert {name: values[name] for name in shared} == {name: read[options[name]["type"]] for name in shared}
+    assert {name: values[name] for name in shared} == {
+        name: ["1", "2"] if options[name]["type"] == "list" else "1" for name in shared
+    }
 
 
 def test_every_readme_has_its_tables() -> None:
@@ -87,3 +89,10 @@ def test_every_readme_has_its_tables() -> None:
 def test_the_tables_are_what_the_code_says(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text == readme.render(text), "run `make readme`"
+
+
+def test_the_variables_that_are_shared_are_those_that_the_action_plugin_knows() -> None:
+    """With another list it would call a right name a wrong one, or let a slip pass."""
+    files = [*readme.ROOT.glob("roles/*/*/*.yml"), *readme.ROOT.glob("playbooks/**/*.yml")]
+    used = {name for file in files for name in re.findall(r"\bagora_[a-z_]+", file.read_text(encoding="utf-8"))}
+    assert used == apply.VARIABLES

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Notice", "Problem", "RequestError"]
 
@@ -35,11 +35,27 @@ class Problem:
         return f"{self.where}: {self.message}"
 
 
+# What a message tells of a long text, at either end of it, and how many problems are told one by one.
+_ENDS = 400
+_TOLD = 100
+
+
 class RequestError(ValueError):
-    """A request cannot be fulfilled; holds all its problems, not only the first."""
+    """A request cannot be fulfilled; holds all its problems, not only the first. Of many the first hundred are told."""
 
     def __init__(self, problems: t.Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(replace(problem, message=_shortened(problem.message)) for problem in problems)
         count = len(self.problems)
         head = "" if count == 1 else f"{count} problems: "
-        super().__init__(head + "; ".join(str(problem) for problem in self.problems))
+        tail = f"; and {count - _TOLD} more" if count > _TOLD else ""
+        super().__init__(head + "; ".join(str(problem) for problem in self.problems[:_TOLD]) + tail)
+
+    def data(self) -> list[dict[str, str]]:
+        """The problems in the form in which modules return them."""
+        return [{"where": problem.where, "message": problem.message} for problem in self.problems[:_TOLD]]
+
+
+def _shortened(message: str) -> str:
+    left = len(message) - 2 * _ENDS
+    # One that is shortened already is not shortened again.
+    return message if left <= _ENDS else f"{message[:_ENDS]}[... {left} characters ...]{message[-_ENDS:]}"

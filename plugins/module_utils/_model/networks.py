@@ -26,12 +26,18 @@ def overlap(one: str, other: str) -> bool:
 def normalise_networks(texts: t.Iterable[str]) -> tuple[str, ...]:
     """The fewest networks in CIDR notation that cover the same addresses, IPv4 first, in order of address.
 
-    Raises ValueError when a text is no address or network, has bits set behind its prefix, or names an interface.
+    Raises ValueError when a text is no address or network, has bits set behind its prefix, names an interface, or maps
+    IPv4 into IPv6.
     """
     by_version: dict[int, list[t.Any]] = {4: [], 6: []}
     for text in texts:
         if "%" in text:
             raise ValueError(f"{text!r} names an interface (%); rules hold plain networks")
         network = ipaddress.ip_network(text.strip())
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped and network.prefixlen >= 96:
+            raise ValueError(
+                f"{text!r} maps IPv4, whose packets are none of IPv6; write {mapped}/{network.prefixlen - 96}"
+            )
         by_version[network.version].append(network)
     return tuple(str(n) for version in (4, 6) for n in ipaddress.collapse_addresses(by_version[version]))

@@ -32,7 +32,6 @@ def test_a_change_over_no_network_is_confirmed_at_once_and_can_be_taken_back(hos
     assert first["confirmed"]
     assert first["rules"] == rule_set("native").data()
     assert "confirmed_locally" in [notice["code"] for notice in first["notices"]]
-    assert any("crosses no network" in warning for warning in first["warnings"])
     assert "confirm" not in first
     assert "pending" not in live
     assert (again["changed"], "confirmed" in again) == (False, False)
@@ -40,6 +39,66 @@ def test_a_change_over_no_network_is_confirmed_at_once_and_can_be_taken_back(hos
     assert (back["confirmed"], left["rules"], left["files"]) == (True, [], [])
     assert forth["rules"] == rule_set("native").data()
     assert host.listing() != before
+
+
+def test_the_notice_about_it_is_a_warning_too(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    said = " ".join(run(host, [call("apply", sdks=["native"], confirm_within=20)]).split())
+    assert "[WARNING]: confirm_within: connection ansible.builtin.local crosses no network" in said
+
+
+def test_seconds_that_are_true_or_false_are_refused(host: NetnsHost) -> None:
+    """They would be taken for one, or for none."""
+    NFTABLES.close(host)
+    before = host.listing()
+    for value in (True, False):
+        (done,) = play(host, [fail("apply", sdks=["web"], confirm_within=value)])
+        assert done["msg"].startswith("confirm_within: is true or false; write the seconds")
+        assert done["problems"][0]["where"] == "confirm_within"
+    for value in (-1, 86401, 10**10):
+        (done,) = play(host, [fail("apply", sdks=["webb"], confirm_within=value)])
+        assert f"2 problems: confirm_within: is {value}; it is seconds, up to 86400" in done["msg"]
+    assert host.listing() == before
+
+
+ROLE = [{"ansible.builtin.include_role": {"name": "openagora.firewall.open_ports"}}]
+
+
+def test_what_is_no_number_and_no_yes_or_no_is_refused(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    before = host.listing()
+    for given in ("agora_confirm_within=60s", "agora_lockout_guard=ture", "agora_prove=maybe", "agora_lockdown_log=of"):
+        name, _equals, value = given.partition("=")
+        said = run(host, ROLE, "--extra-vars", f"agora_sdks=web {given}", succeeds=False)
+        assert f"open_ports_{name.removeprefix('agora_')}" in said
+        assert value in said
+    assert host.listing() == before
+    said = run(
+        host, ROLE, "--extra-vars", "agora_sdks=web agora_confirm_within=0 agora_lockout_guard=no agora_prove=off"
+    )
+    assert "Prove it" not in said
+    assert host.listing() != before
+
+
+def test_a_variable_that_is_misspelt_is_told_with_the_one_that_is_meant(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    before = host.listing()
+    wrong = "agora_sdk=web agora_recording_port_range=42000-43999 agora_cofnirm_within=60"
+    said = " ".join(run(host, ROLE, "--extra-vars", wrong, succeeds=False).split())
+    assert (
+        "3 problems: agora_cofnirm_within: is no variable of this collection; did you mean agora_confirm_within?"
+        in said
+    )
+    assert (
+        "agora_recording_port_range: is no variable of this collection; did you mean agora_recording_port_ranges?"
+        in said
+    )
+    assert "agora_sdk: is no variable of this collection; did you mean agora_sdks?" in said
+    assert "is empty or not set" not in said
+    assert host.listing() == before
+    # What else a playbook has is its own, and so are all names where it calls the module itself.
+    run(host, ROLE, "--extra-vars", "agora_sdks=web agora_team=media agora_=1")
+    run(host, [call("apply", sdks=["native"])], "--extra-vars", "agora_sdk=web")
 
 
 # A stand-in for ssh that crosses no network, and notes which socket of a shared connection the real one would use to

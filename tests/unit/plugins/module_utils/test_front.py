@@ -116,6 +116,28 @@ def test_all_bad_networks_are_named() -> None:
     assert error.value.problems[0].message.startswith("192.0.2.1/24 has host bits set")
 
 
+def test_networks_that_map_ipv4_into_ipv6_are_refused() -> None:
+    """No packet of IPv6 has such an address."""
+    with pytest.raises(RequestError) as error:
+        read_networks(["::ffff:192.0.2.0/120", "::ffff:0:0/96", "::ffff:10.0.0.1", "::/0"], "ingress_from")
+    assert [str(problem).partition(", whose")[0] for problem in error.value.problems] == [
+        "ingress_from[0]: '::ffff:192.0.2.0/120' maps IPv4",
+        "ingress_from[1]: '::ffff:0:0/96' maps IPv4",
+        "ingress_from[2]: '::ffff:10.0.0.1' maps IPv4",
+    ]
+    assert "write 192.0.2.0/24" in error.value.problems[0].message
+
+
+def test_an_error_is_as_long_as_somebody_reads() -> None:
+    error = RequestError(Problem(f"sdks[{number}]", f"{'x' * 100_000} is not an SDK") for number in range(10_000))
+    assert len(str(error)) < 100_000
+    assert str(error).startswith("10000 problems: sdks[0]: xxx")
+    assert "[... 99214 characters ...]" in str(error)
+    assert str(error).endswith(" is not an SDK; and 9900 more")
+    assert str(RequestError(error.problems)) == str(error)
+    assert [problem["where"] for problem in error.data()] == [f"sdks[{number}]" for number in range(100)]
+
+
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_require_root(monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     module: t.Any = Module()
@@ -161,6 +183,10 @@ GATEWAY = {**HOST, "placement": ["gateway"], "inside": [{"interface": "eth1"}]}
                 ("10.0.0.4/31", "fd01::/64"),
             ),
         ),
+        (
+            {**GATEWAY, "inside": [{"source": "10.0.0.0/8"}], "outside": [{"source": "0.0.0.0/0"}]},
+            Passage((Side("source", "10.0.0.0/8"),), (Side("source", "0.0.0.0/0"),)),
+        ),
     ],
 )
 def test_read_passage(params: dict[str, t.Any], passage: Passage) -> None:
@@ -177,6 +203,11 @@ def test_read_passage(params: dict[str, t.Any], passage: Passage) -> None:
             ["inside: goes with placement gateway only", "recording_targets: goes with placement gateway only"],
         ),
         ({**GATEWAY, "outside": [{"interface": "eth1"}]}, ["outside: interface eth1 is inside too"]),
+        ({**GATEWAY, "inside": [{"interface": "lo"}]}, ["inside[0]: interface lo is this host itself"]),
+        (
+            {**GATEWAY, "inside": [{"source": "10.0.0.0/8"}], "outside": [{"source": "10.1.0.0/16"}]},
+            ["outside: source 10.1.0.0/16 has addresses of source 10.0.0.0/8, which is inside"],
+        ),
         (
             {
                 **GATEWAY,

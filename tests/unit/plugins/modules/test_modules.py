@@ -77,6 +77,7 @@ WRONG: list[tuple[Task, list[str] | str]] = [
     (fail("apply", sdks=["web"], interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
     (fail("applied_info", interpreter="/run/ordinary"), "needs root on the managed host; set become: true"),
     (fail("catalog_info", since="2018-10-31"), ["since"]),
+    (fail("catalog_info", revision="no such day"), ["revision"]),
     (
         fail("recording_ports", name="a b", low=41000, high=70000, count=0, sdks=["webb"]),
         ["name", "high", "count", "sdks[0]"],
