@@ -17,23 +17,33 @@ import typing as t
 
 from ._apply import prepare
 from ._backends.contract import MARK, BackendError, Command
-from ._host.connection import find
+from ._host.connection import dialled, find, tunnels
+from ._model.messages import Notice
 from ._model.rules import changes
 
 if t.TYPE_CHECKING:
     from ._apply import Prepared
     from ._backends.contract import Action, Host, Plan
-    from ._host.connection import Connection
+    from ._host.connection import Connection, Dialled
     from ._model.rules import Rule, RuleSet
 
-__all__ = ["refuse_lockout"]
+__all__ = ["cut_off", "refuse_lockout"]
 
+# So many connections are told one by one.
+_FEW = 5
 _STOPS = re.compile(r"\b(?:drop|reject)\b", re.IGNORECASE)
 
 
 def refuse_lockout(host: Host, rules: RuleSet | None, prepared: Prepared) -> None:
     """Raise BackendError where the plan for these rules cuts the connection through which this process was started."""
     plan = prepared.plan
+    lost = _not_again(plan.after, tunnels()) if plan.steps and plan.after.lockdown else []
+    if lost:
+        raise BackendError(
+            f"this is made through a connection that this host has opened itself, to {_some(lost)}, and lockdown would "
+            "not let it open that again. Nothing was changed. Name its far end in lockdown_allow; lockout_guard: false "
+            "does it all the same"
+        )
     commands = [command for step in plan.steps for command in (*_commands(step.live or step.do), *_commands(step.undo))]
     rejects = any(_STOPS.search(command.stdin or "") for command in commands)
     connection = find() if plan.steps else None
@@ -65,6 +75,48 @@ def refuse_lockout(host: Host, rules: RuleSet | None, prepared: Prepared) -> Non
             f"this would cut the connection through which it is made, {connection}, which gets through now and would "
             f"not after: {what}. Nothing was changed. {advice}; lockout_guard: false does it all the same"
         )
+
+
+def cut_off(rules: RuleSet) -> t.Iterator[Notice]:
+    """The connections of this host to others that live on in lockdown and could not be opened again."""
+    lost = _not_again(rules, dialled()) if rules.lockdown else []
+    if lost:
+        text = (
+            f"connections of this host to {_some(lost)} live on, and cannot be opened again once they end; what is to "
+            "last (a tunnel, an agent) is to be named in lockdown_allow"
+        )
+        yield Notice("not_again", "lockdown", text)
+
+
+def _some(connections: t.Sequence[Dialled]) -> str:
+    more = f" and {len(connections) - _FEW} more" if len(connections) > _FEW else ""
+    return f"{', '.join(map(str, connections[:_FEW]))}{more}"
+
+
+def _not_again(rules: RuleSet, connections: t.Iterable[Dialled]) -> list[Dialled]:
+    """Those connections that neither the rules nor what lockdown lets pass besides would let this host open."""
+    passing = rules.lockdown.passing("output") if rules.lockdown else ()
+    lost = []
+    for one in connections:
+        far = ipaddress.ip_address(one.far)
+        family = f"ipv{far.version}"
+        # Of scope names, only the kernel's sets know the addresses.
+        ruled = any(
+            rule.direction == "egress" and rule.protocol == "tcp" and not rule.passage.inside and one.port in rule.ports
+            for rule in rules.in_families([family])
+        )
+        besides = any(
+            each.why in ("dns", "allow")
+            and each.family in ("", family)
+            and each.protocol in ("", "tcp")
+            and (not each.dports or one.port in each.dports)
+            and (not each.networks or any(far in ipaddress.ip_network(network) for network in each.networks))
+            and each.uid in (-1, one.uid)
+            for each in passing
+        )
+        if not (ruled or besides):
+            lost.append(one)
+    return lost
 
 
 def _commands(actions: t.Iterable[Action]) -> list[Command]:

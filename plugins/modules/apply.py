@@ -72,6 +72,9 @@ options:
         rules. It is refused when a new connection with the same ends comes about there before the plan and not after
         it. That takes about 0.2 seconds, and the capabilities that module M(openagora.firewall.proof) needs. Where it
         cannot be tried it is refused, too.
+      - With O(mode=lockdown) it is refused, too, where the module runs through a connection that the host has opened
+        itself (C(ssh -R), an agent) and could not open again. Other such connections are told in RV(notices), with code
+        C(not_again).
       - A reload of firewalld that would activate what is written and was never loaded is refused in any case.
     type: bool
     default: true
@@ -306,7 +309,7 @@ from ..module_utils._front import (
 )
 from ..module_utils._host.local import LocalHost, lock
 from ..module_utils._host.rollback import change, finish, former
-from ..module_utils._lockout import refuse_lockout
+from ..module_utils._lockout import cut_off, refuse_lockout
 from ..module_utils._model.lockdown import parse_lockdown
 from ..module_utils._model.messages import Notice, Problem, RequestError
 from ..module_utils._model.rules import Passage, RuleSet, newly_open, parse_rules
@@ -434,7 +437,7 @@ def main() -> None:
         "added": newly_open(plan.before, plan.after),
         "removed": newly_open(plan.after, plan.before),
         "diff": {"prepared": plan.text()},
-        "notices": tell(module, (*notices, *prepared.notices)),
+        "notices": tell(module, (*notices, *prepared.notices, *cut_off(plan.after))),
     }
     if confirm:
         # For the action plugin, which runs it over a fresh connection.

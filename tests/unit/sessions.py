@@ -57,6 +57,26 @@ with subprocess.Popen([*enter, sys.executable, "-c", dial], stdin=subprocess.PIP
 sys.exit(done.returncode)
 """
 
+# The same where the host has dialled the other machine, and the session comes back through that.
+_TUNNEL = """
+import socket, subprocess, sys
+machine, far, *command = sys.argv[1:]
+family = socket.AF_INET6 if ":" in far else socket.AF_INET
+serve = f"one = socket.create_server(({{far!r}}, {port}), family={{family:d}}); print(flush=True); out = one.accept()"
+dial = f"out = socket.create_connection(({{far!r}}, {port}), 5); back = socket.create_connection(('127.0.0.1', 22), 5)"
+serve, dial = (f"import socket, sys; {{what}}; sys.stdin.read()" for what in (serve, dial))
+pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+listener = socket.create_server(("127.0.0.1", 22))
+listener.settimeout(5)
+with subprocess.Popen(["nsenter", "--net", "--target", machine, sys.executable, "-c", serve], **pipes) as server:
+    server.stdout.readline()
+    with subprocess.Popen([sys.executable, "-c", dial], **pipes) as tunnel:
+        held, _end = listener.accept()
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        print(done.stdout, end="")
+sys.exit(done.returncode)
+"""
+
 # Plans for these rules and asks the guard.
 _GUARD = """
 import base64, pickle, sys
@@ -90,6 +110,11 @@ class Machine:
         `how`: `mapped` if the socket is one of IPv6 for both families, `detached` if the command leaves its parents.
         """
         return ["/run/sshd", self.process, how, ENDS[ends][0]]
+
+    def tunnel(self, ends: str = "ipv4") -> list[str]:
+        """The command that runs another one through a connection that the host has opened to this machine."""
+        self._host.put("/run/tunnel", f"#!{sys.executable}{_TUNNEL.format(port=PORT)}", mode=0o755)
+        return ["/run/tunnel", self.process, ENDS[ends][1]]
 
     def refusal(
         self,

@@ -16,10 +16,15 @@ import struct
 import typing as t
 from dataclasses import dataclass
 
-__all__ = ["Connection", "find"]
+__all__ = ["Connection", "Dialled", "dialled", "find", "tunnels"]
 
 _ESTABLISHED, _LISTEN = "01", "0A"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]\Z")
+
+
+if t.TYPE_CHECKING:
+    # An address and a port.
+    _End = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,18 @@ class Connection:
         return f"from {self.far} port {self.far_port} to {self.near} port {self.port}"
 
 
+@dataclass(frozen=True, order=True)
+class Dialled:
+    """A TCP connection that this host has opened: where its far end is, and the user (by number) who has opened it."""
+
+    far: str
+    port: int
+    uid: int
+
+    def __str__(self) -> str:
+        return f"{self.far} port {self.port}"
+
+
 def find() -> Connection | None:
     """The connection of the first ancestor that has one (with ssh, that is sshd).
 
@@ -64,20 +81,65 @@ def find() -> Connection | None:
     return next(known, None)
 
 
+def dialled() -> tuple[Dialled, ...]:
+    """The established connections that this host has opened to others."""
+    return tuple(sorted(set(_dialled(_Table()).values())))
+
+
+def tunnels() -> tuple[Dialled, ...]:
+    """The connections that this host has opened and through which this process was started.
+
+    An ancestor holds one (an agent), or a connection whose other end is held here by a process with one (`ssh -R`).
+    """
+    table = _Table()
+    opened = _dialled(table)
+    if not opened:
+        return ()
+    held = {inode for process in _ancestors() for inode in _sockets(process)}
+    others = {
+        table.ends[far, near] for (near, far), inode in table.ends.items() if inode in held and table.here(near, far)
+    }
+    if others:
+        holders = (set(_sockets(process)) for process in filter(str.isdigit, os.listdir("/proc")))
+        held.update(inode for sockets in holders if sockets & others for inode in sockets)
+    return tuple(sorted({connection for inode, connection in opened.items() if inode in held}))
+
+
+class _Table:
+    """The TCP sockets of this network namespace: the established ones by both ends, and ports that are listened on."""
+
+    def __init__(self) -> None:
+        rows = [line.split() for name in ("tcp", "tcp6") for line in _lines(f"/proc/net/{name}")[1:]]
+        established = [(_end(row[1]), _end(row[2]), row) for row in rows if row[3] == _ESTABLISHED]
+        self.listening = {_end(row[1])[1] for row in rows if row[3] == _LISTEN}
+        self.ends = {(near, far): row[9] for near, far, row in established}
+        self.users = {row[9]: int(row[7]) for _near, _far, row in established}
+
+    def here(self, near: _End, far: _End) -> bool:
+        """Whether the other end is here too, so that it passes no interface but lo."""
+        return (far, near) in self.ends
+
+
 def _connections() -> dict[str, Connection]:
     """The established connections to ports on which somebody listens, by the inode of the socket."""
-    rows = [line.split() for name in ("tcp", "tcp6") for line in _lines(f"/proc/net/{name}")[1:]]
-    listening = {_end(row[1])[1] for row in rows if row[3] == _LISTEN}
-    ends = {(_end(row[1]), _end(row[2])): row[9] for row in rows if row[3] == _ESTABLISHED}
+    table = _Table()
     return {
         inode: Connection(*near, *far)
-        for (near, far), inode in ends.items()
-        # One whose other end is here too passes no interface but lo.
-        if near[1] in listening and (far, near) not in ends
+        for (near, far), inode in table.ends.items()
+        if near[1] in table.listening and not table.here(near, far)
     }
 
 
-def _end(text: str) -> tuple[str, int]:
+def _dialled(table: _Table) -> dict[str, Dialled]:
+    """The other ones, likewise."""
+    return {
+        inode: Dialled(*far, table.users[inode])
+        for (near, far), inode in table.ends.items()
+        if near[1] not in table.listening and not table.here(near, far)
+    }
+
+
+def _end(text: str) -> _End:
     """An address and port, of which the kernel prints each 32 bits as a number; IPv4 in IPv6 as IPv4."""
     digits, _colon, port = text.partition(":")
     words = [int(digits[start : start + 8], 16) for start in range(0, len(digits), 8)]

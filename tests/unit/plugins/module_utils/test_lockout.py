@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 import typing as t
 from dataclasses import replace
 
@@ -185,3 +186,44 @@ def test_lockdown_lets_answers_out_and_is_not_refused(closed: NetnsHost, firewal
     firewall.insert(closed, "input", LET_IN[firewall.backend])
     closed.sh(UNTRACKED[firewall.backend])
     assert machine.refusal(locked) == ""
+
+
+def locked(*allow: str) -> RuleSet:
+    """The rules of one SDK and nothing else but this."""
+    return replace(WEB, lockdown=parse_lockdown(allow, forward=False, log=False))
+
+
+@pytest.mark.parametrize("ends", ["ipv4", "ipv6"])
+def test_lockdown_through_a_connection_that_the_host_has_dialled(host: NetnsHost, ends: str) -> None:
+    """It lives on, and the host could not dial it again."""
+    _near, far = ENDS[ends]
+    host.sh("ip link set lo up")
+    with other_machine(host) as machine:
+        before = host.listing()
+        through = machine.tunnel(ends)
+        refusal = machine.refusal(locked(), through=through, backend="nftables")
+        assert f"a connection that this host has opened itself, to {far} port {PORT}, and lockdown" in refusal
+        assert host.listing() == before
+        for rules in (locked(far), locked(f"{PORT}/tcp"), locked("user:0"), WEB):
+            assert machine.refusal(rules, through=through, backend="nftables") == ""
+        assert machine.refusal(locked(f"{PORT}/udp", "203.0.113.0/24"), through=through, backend="nftables")
+        # One that somebody else's work goes through is no reason.
+        with host.start([*through, "cat"]):
+            assert machine.refusal(locked(), through=(), backend="nftables") == ""
+
+
+def test_what_lockdown_lets_nobody_dial_again_is_told(host: NetnsHost) -> None:
+    _near, far = ENDS["ipv4"]
+    host.sh("ip link set lo up")
+    with other_machine(host) as machine:
+        command = [*machine.tunnel(), "sh", "-c", "touch /run/through; cat"]
+        with host.start(command):
+            deadline = time.monotonic() + 20
+            while not host.exists("/run/through"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            wish = {"sdks": ["web"], "mode": "lockdown", "backend": "nftables", "check": True}
+            results = play(host, [call("apply", **wish), call("apply", **wish, lockdown_allow=[far])])
+    texts = [[note["message"] for note in one["notices"] if note["code"] == "not_again"] for one in results]
+    assert [len(found) for found in texts] == [1, 0]
+    assert texts[0][0].startswith(f"connections of this host to {far} port {PORT} live on, and cannot be opened again")
