@@ -96,6 +96,7 @@ hosts-stop: venv-dev ## Remove the test hosts that the scenarios keep
 
 benchmark: image-bookworm image-bookworm-ufw venv-dev ## Time the collection against loops of the usual modules
 	python tests/benchmarks/compile.py
+	$(AS_ROOT) python tests/benchmarks/scale.py
 	$(AS_ROOT) python tests/benchmarks/proof.py
 	$(AS_ROOT) python tests/benchmarks/dns.py
 	$(AS_ROOT) python tests/benchmarks/apply.py $(ARGS)

@@ -9,6 +9,7 @@ ours stands in every table whose base chain can drop what is needed.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import re
@@ -130,13 +131,19 @@ class Table:
 
     def jumps(self, base: Chain) -> list[Jump]:
         """The jumps to ours in a chain of others."""
-        found = []
-        for index, (rule, comment, handle) in enumerate(zip(base.rules, base.comments, base.handles)):
-            target = _jump_target(rule)
-            if target:
-                plain = rule == [{"jump": {"target": target}}] and comment == MARK
-                text = _jump(target) if plain else self._listed(base, index)
-                found.append(Jump(base.name, index, target, text, handle))
+        return self._jumps[base.name]
+
+    @functools.cached_property
+    def _jumps(self) -> dict[str, list[Jump]]:
+        found: dict[str, list[Jump]] = {}
+        for base in self.chains.values():
+            found[base.name] = []
+            for index, (rule, comment, handle) in enumerate(zip(base.rules, base.comments, base.handles)):
+                target = _jump_target(rule)
+                if target:
+                    plain = rule == [{"jump": {"target": target}}] and comment == MARK
+                    text = _jump(target) if plain else self._listed(base, index)
+                    found[base.name].append(Jump(base.name, index, target, text, handle))
         return found
 
     @property
@@ -270,8 +277,11 @@ def _jump(target: str) -> str:
 
 def _jump_target(rule: Expression) -> str:
     """The chain of ours to which a rule jumps, empty when it does not."""
-    verdicts = (value for statement in rule for kind, value in statement.items() if kind in ("jump", "goto"))
-    return next((value["target"] for value in verdicts if value["target"] in _CHAIN.values()), "")
+    for statement in rule:
+        verdict = statement.get("jump") or statement.get("goto")
+        if verdict and verdict["target"] in _CHAIN.values():
+            return str(verdict["target"])
+    return ""
 
 
 def _as_list(value: t.Any) -> list[t.Any]:
@@ -626,8 +636,13 @@ def _transaction(table: str, have: Ours, want: Ours, *, sure: bool = True) -> st
 def parse_listing(listing: str) -> dict[str, Table]:
     """The tables of `nft -j list ruleset`."""
     tables: dict[str, Table] = {}
+    rules: dict[tuple[str, str, str], list[dict[str, t.Any]]] = {}
     for item in json.loads(listing)["nftables"]:
         kind, value = next(iter(item.items()))
+        # There may be many thousands.
+        if kind == "rule":
+            rules.setdefault((value["family"], value["table"], value["chain"]), []).append(value)
+            continue
         if kind == "table":
             table = Table(value["family"], value["name"], flags=tuple(_as_list(value.get("flags") or [])))
             tables[table.id] = table
@@ -641,14 +656,14 @@ def parse_listing(listing: str) -> dict[str, Table]:
             holder.chains[value["name"]] = Chain(value["name"], hook, policy)
         elif kind in ("set", "map"):
             holder.sets[value["name"]] = value
-        elif kind == "rule":
-            chain = holder.chains[value["chain"]]
-            holder.chains[chain.name] = replace(
-                chain,
-                rules=(*chain.rules, value["expr"]),
-                comments=(*chain.comments, value.get("comment", "")),
-                handles=(*chain.handles, value["handle"]),
-            )
+    for (family, name, chain), found in rules.items():
+        held = tables[f"{family} {name}"].chains
+        held[chain] = replace(
+            held[chain],
+            rules=tuple(rule["expr"] for rule in found),
+            comments=tuple(rule.get("comment", "") for rule in found),
+            handles=tuple(rule["handle"] for rule in found),
+        )
     return tables
 
 

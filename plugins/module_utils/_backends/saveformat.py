@@ -65,16 +65,16 @@ def multiport(ports: PortSet) -> str:
 def parse(text: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """The policies and the rules of each chain in what iptables-save prints of one table."""
     policies: dict[str, str] = {}
-    rules: dict[str, tuple[str, ...]] = {}
+    rules: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith(":"):
             chain, policy = line[1:].split()[:2]
             policies[chain] = policy
-            rules.setdefault(chain, ())
+            rules.setdefault(chain, [])
         elif line.startswith("-A "):
             _append, chain, spec = line.split(None, 2)
-            rules[chain] = (*rules.get(chain, ()), spec)
-    return policies, rules
+            rules.setdefault(chain, []).append(spec)
+    return policies, {chain: tuple(specs) for chain, specs in rules.items()}
 
 
 def drops(

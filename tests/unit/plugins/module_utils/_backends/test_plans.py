@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import typing as t
 from collections import defaultdict
@@ -12,6 +13,8 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import live_rules
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.nftables import parse_listing
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.saveformat import parse
 from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
 from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side
@@ -209,3 +212,19 @@ def gateway_work(kind: str, inside: int, outside: int) -> int:
 def test_the_work_grows_with_the_pairs_of_sides_and_not_with_their_square(kind: str) -> None:
     """Four times as many pairs: 16 times as much would be their square."""
     assert gateway_work(kind, 16, 8) < 6 * gateway_work(kind, 8, 4)
+
+
+MANY = 100_000
+
+
+def test_long_chains_of_others_are_read_in_one_go() -> None:
+    """By the square of their rules, this would take an hour."""
+    rule = {"family": "inet", "table": "filter", "chain": "input", "handle": 1, "expr": [{"drop": None}]}
+    chain = {"family": "inet", "table": "filter", "name": "input"}
+    items = [
+        {"table": {"family": "inet", "name": "filter"}},
+        {"chain": chain},
+        *({"rule": rule} for _rule in range(MANY)),
+    ]
+    assert len(parse_listing(json.dumps({"nftables": items}))["inet filter"].chains["input"].rules) == MANY
+    assert len(parse("*filter\n:INPUT ACCEPT [0:0]\n" + "-A INPUT -j DROP\n" * MANY)[1]["INPUT"]) == MANY
