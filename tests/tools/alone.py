@@ -15,6 +15,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 import typing as t
 from pathlib import Path
 
@@ -64,13 +65,30 @@ def alone() -> t.Iterator[None]:
 
 def end_what_is_left() -> None:
     """Kill all processes of this checkout's runs but for this one and its ancestors."""
+    # A second at most: whatever is at its start for so long, it is not one of ours.
+    for _look in range(50):
+        if not _end():
+            return
+        time.sleep(0.02)
+
+
+def _end() -> bool:
+    """Kill those that can be told now; returns whether there are others, at the very start of a program.
+
+    The kernel lets a parent go on when its child has begun to execute a program, and shows no environment of that until
+    it is loaded.
+    """
+    unclear = False
     mark = f"{VARIABLE}={ROOT}\0".encode()
     spared = set(_line(os.getpid()))
     here = os.readlink("/proc/self/ns/pid")
     for folder in Path("/proc").glob("[0-9]*"):
         # A process may end meanwhile.
         with contextlib.suppress(OSError):
-            if int(folder.name) in spared or mark not in (folder / "environ").read_bytes():
+            environment = (folder / "environ").read_bytes()
+            # A thread of the kernel has none either, and executes no file.
+            unclear |= not environment and not (folder / "cmdline").read_bytes() and bool(os.readlink(folder / "exe"))
+            if int(folder.name) in spared or mark not in environment:
                 continue
             # A test host and what podman has beside it end by podman's own commands.
             if (folder / "comm").read_text(encoding="utf-8") == "conmon\n" or os.readlink(
@@ -78,6 +96,7 @@ def end_what_is_left() -> None:
             ) != here:
                 continue
             os.kill(int(folder.name), signal.SIGKILL)
+    return unclear
 
 
 def _line(process: int) -> t.Iterator[int]:
