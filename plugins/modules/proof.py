@@ -18,7 +18,9 @@ description:
   - No packet is sent on the real network, and no rule of the host is changed or even counted. Nothing is left behind,
     also when the module is killed.
   - A port is told by the number it was sent to, before any address translation. It is open when the packet is let
-    through to wherever the rules send it.
+    through to wherever the rules send it. Ingress to the host is open only where the packet reaches the very address
+    and port to which it was sent, and ingress through a gateway only where it leaves the gateway. What a chain of NAT
+    sends elsewhere does not arrive at who listens.
   - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
     the rules (XDP, traffic control, systemd's address filters, arptables, ebtables-legacy).
 extends_documentation_fragment:
@@ -189,7 +191,7 @@ table:
     - "web  egress     tcp       33      33    -"
     - "web  egress     udp       55537   55536  3478"
 dropped_by:
-  description: Where packets to missing ports end, as far as it can be told.
+  description: What packets to missing ports fall to, as far as it can be told.
   returned: with O(rules)
   type: list
   elements: dict
@@ -215,6 +217,13 @@ dropped_by:
       type: list
       elements: str
       sample: ["3478"]
+    cause:
+      description:
+        - V(drop) where a rule or policy drops or rejects the packet.
+        - V(translation) where a rule of NAT sends it to another address or port, which opening ports does not mend.
+        - V(unknown) where no rule tells.
+      type: str
+      sample: drop
     where:
       description: The table, the chain, and the rule or policy.
       type: str

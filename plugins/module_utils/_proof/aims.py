@@ -111,7 +111,7 @@ def flows(copy: Copy, aim: Aim, question: Question, public: str) -> list[Flow]:
         if aim.direction == "egress":
             found.append(Flow(aim.family, near, far))
         else:
-            found.append(Flow(aim.family, far, near, way.interface))
+            found.append(Flow(aim.family, far, near, way.interface, "host"))
     return found
 
 
@@ -132,4 +132,4 @@ def _crossing(copy: Copy, aim: Aim, sides: Crossing, far: str, targets: t.Iterab
         if aim.direction == "egress":
             yield Flow(aim.family, inner, far, way.interface)
         else:
-            yield Flow(aim.family, far, inner, out.interface)
+            yield Flow(aim.family, far, inner, out.interface, "wire")

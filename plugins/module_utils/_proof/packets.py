@@ -86,12 +86,17 @@ class Packets:
         answers = (source, target, acknowledged) == (port, self._source_port, number + 1)
         return answers and flags == _SYN | _ACK
 
-    def reader(self, *, header: bool) -> t.Callable[[bytes], int]:
+    def reader(self, *, header: bool, unchanged: bool = False) -> t.Callable[[bytes], int]:
         """A function that says to which port a received packet was sent, 0 for one that is none of these.
 
-        `header`: whether what is received begins with the IP header.
+        `header`: whether what is received begins with the IP header; `unchanged`: whether only those count whose target
+        is the address and port to which they were sent, which needs the header.
         """
         tag, number = self._tag, NUMBERS[self.protocol]
+        # The header ends with the address that the packet goes to.
+        end = self._header_length
+        target = ipaddress.ip_address(self.target).packed
+        at = end - len(target)
         start = self._offset + (self._header_length if header else 0)
         # Where the IP header says the protocol.
         place = 9 if self.family == "ipv4" else 6
@@ -99,7 +104,10 @@ class Packets:
         def read(data: bytes) -> int:
             if data[start : start + 2] != tag or (header and data[place] != number):
                 return 0
-            return 0xFFFF - int.from_bytes(data[start + 2 : start + 4], "big")
+            port = 0xFFFF - int.from_bytes(data[start + 2 : start + 4], "big")
+            if unchanged and (data[at:end], data[end + 2 : end + 4]) != (target, port.to_bytes(2, "big")):
+                return 0
+            return port
 
         return read
 

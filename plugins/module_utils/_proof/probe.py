@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import select
@@ -22,7 +23,9 @@ from .netlink import Netlink
 from .network import ETHERTYPES, HARDWARE, TICK, TICK_TYPE, VERSIONS, Copy, buffered, packet_socket, read_setting
 from .packets import NUMBERS, Packets
 
-__all__ = ["Flow", "Probe"]
+__all__ = ["End", "Flow", "Probe"]
+
+End = t.Literal["any", "host", "wire"]
 
 # Packets sent before they are collected: less than half of what the kernel lets wait for a processor
 # (net.core.netdev_max_backlog is 1000 unless raised), because what is delivered on the host may have an answer, and no
@@ -34,18 +37,33 @@ _CONNECTIONS = 16384
 _SIZE = "netfilter/nf_conntrack_max"
 _SECONDS = 10
 _NETFILTER = 12
+# No packet of the proof is longer, nor what answers it.
+_LONGEST = 128
 # linux/netfilter/nfnetlink_conntrack.h: subsystem 1, message 2.
 _DELETE_CONNECTIONS = 1 << 8 | 2
 
 
+# ipv6(7): struct in6_pktinfo, which begins with the address; and the header that comes before what is received.
+_PKTINFO = 20
+_IPV6_HEAD = struct.Struct("=6xB17x16s")
+
+# What receives a packet of at most a length, and what says to which port it was sent.
+Observer = tuple[t.Callable[[int], bytes], t.Callable[[bytes], int]]
+
+
 @dataclass(frozen=True)
 class Flow:
-    """Packets that the host sends itself (no `interface`), or that come to it through an interface."""
+    """Packets that the host sends itself (no `interface`), or that come to it through an interface.
+
+    `end` is where they have to arrive: on the wire or on the host, wherever rules send them (`any`); on the host, at
+    the very address and port to which they were sent (`host`); on the wire (`wire`).
+    """
 
     family: str
     source: str
     target: str
     interface: str = ""
+    end: End = "any"
 
 
 class Probe:
@@ -73,16 +91,20 @@ class Probe:
         }
 
     def arrivals(self, flow: Flow, protocol: str, ports: PortSet) -> PortSet:
-        """The ports whose packets arrive: leave the host for the wire, or are delivered on it."""
+        """The ports whose packets arrive where the flow has to end: leave the host, or are delivered on it."""
         # A packet that came before may have begun the connection to which one of these would belong.
         self._forget()
         self._tag += 1
         packets = Packets(flow.family, protocol, flow.source, flow.target, self._tag)
         wire, delivered = self._wire.arrivals[flow.family], self._delivered[flow.family, protocol]
-        observers = (
-            (wire, packets.reader(header=True)),
-            (delivered, packets.reader(header=flow.family == "ipv4")),
-        )
+        observers: list[Observer] = []
+        if flow.end != "host":
+            observers.append((wire.recv, packets.reader(header=True)))
+        if flow.end == "any":
+            observers.append((delivered.recv, packets.reader(header=flow.family == "ipv4")))
+        elif flow.end == "host":
+            receive = delivered.recv if flow.family == "ipv4" else functools.partial(_with_header, delivered, protocol)
+            observers.append((receive, packets.reader(header=True, unchanged=True)))
         arrived = bytearray(0x10000)
         with self._sender(flow) as send:
             waiting = 0
@@ -112,17 +134,15 @@ class Probe:
             self._settle()
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    answers.append(wire.recv(128))
+                    answers.append(wire.recv(_LONGEST))
         return any(packets.answered_by(answer, port) for answer in answers)
 
-    def _collect(
-        self, observers: t.Iterable[tuple[socket.socket, t.Callable[[bytes], int]]], arrived: bytearray
-    ) -> None:
+    def _collect(self, observers: t.Iterable[Observer], arrived: bytearray) -> None:
         self._settle()
-        for observer, read in observers:
+        for receive, read in observers:
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    arrived[read(observer.recv(128))] = 1
+                    arrived[read(receive(_LONGEST))] = 1
 
     def _settle(self) -> None:
         """Wait until every packet has come to its end: ticks queue behind it, into the host, out of it, in again."""
@@ -175,4 +195,13 @@ def _past_errors(send: t.Callable[..., t.Any], *arguments: t.Any) -> None:
 
 
 def _raw_socket(family: int, number: int) -> socket.socket:
-    return buffered(socket.socket(family, socket.SOCK_RAW, number))
+    made = buffered(socket.socket(family, socket.SOCK_RAW, number))
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    return made
+
+
+def _with_header(receiver: socket.socket, protocol: str, length: int) -> bytes:
+    """A packet of IPv6 that was delivered, with as much of its header as the kernel tells: protocol and target."""
+    data, [(_level, _kind, told), *_others], _flags, _source = receiver.recvmsg(length, socket.CMSG_SPACE(_PKTINFO))
+    return _IPV6_HEAD.pack(NUMBERS[protocol], told[:16]) + data

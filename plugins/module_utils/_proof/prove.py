@@ -114,7 +114,7 @@ def _in_copy(
 def _dropped_by(
     host: Host, rules: Rules, probe: Probe, missing: list[tuple[Verdict, PortSet]]
 ) -> list[dict[str, t.Any]]:
-    """Where packets to missing ports end."""
+    """What packets to missing ports fall to."""
     told: list[dict[str, t.Any]] = []
     if not missing:
         return told
@@ -122,8 +122,8 @@ def _dropped_by(
     for verdict, ports in missing:
         family, direction, protocol = verdict.key
         place = {"placement": verdict.aim.placement, "family": family, "direction": direction, "protocol": protocol}
-        for where, part in drops.where(verdict.flow, protocol, ports):
-            found = {**place, "ports": part.texts(), "where": where}
+        for ending, part in drops.where(verdict.flow, protocol, ports):
+            found = {**place, "ports": part.texts(), **ending._asdict()}
             if found not in told:
                 told.append(found)
     return told

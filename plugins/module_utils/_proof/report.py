@@ -114,7 +114,9 @@ class Proof:
             ]
             if texts and name == "missing":
                 texts += [
-                    "dropped by {where}: {family} {direction} {protocol} {0}".format(", ".join(drop["ports"]), **drop)
+                    "{0} by {where}: {family} {direction} {protocol} {1}".format(
+                        "translated" if drop["cause"] == "translation" else "dropped", ", ".join(drop["ports"]), **drop
+                    )
                     for drop in self.result["dropped_by"]
                 ]
         return "; ".join(texts)

@@ -230,6 +230,7 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
         "direction": "egress",
         "protocol": "udp",
         "ports": ["3478"],
+        "cause": "drop",
         "where": "nft inet site out: udp dport 3478 drop",
     }
     same = ("open", "unknown", "missing", "beyond", "covered", "dropped_by", "not_modelled", "packets", "changed")

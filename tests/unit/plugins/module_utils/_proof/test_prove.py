@@ -394,6 +394,10 @@ HARMLESS: dict[str, tuple[Firewall, str]] = {
         "ipset create scan hash:ip; iptables -I OUTPUT -m set --match-set scan dst -j DROP;"
         "iptables -A OUTPUT -p tcp --dport 5 -j SET --add-set scan dst",
     ),
+    "where packets of some come from": (
+        NFTABLES,
+        "nft 'table ip n { chain o { type nat hook postrouting priority 100; meta mark 7 masquerade; }; }'",
+    ),
     "marks that rules set": (
         IPTABLES,
         "iptables -t mangle -A OUTPUT -p tcp --dport 5 -j MARK --set-mark 7;"
@@ -436,7 +440,129 @@ def test_ports_are_those_from_before_any_translation(host: NetnsHost, firewall: 
     host.sh(script)
     found = prove(host, families=("ipv4",), ports=PortSet.of((1, 600), 3128, 8080))["open"]["ipv4"]
     assert found["egress"] == {"tcp": ["80", "443", "3128"], "udp": []}
-    assert found["ingress"] == {"tcp": ["81", "3128", "8080"], "udp": []}
+    # What comes in is open where it reaches who listens on that port.
+    assert found["ingress"] == {"tcp": ["3128", "8080"], "udp": []}
+
+
+RECORDING = rule_set("recording")
+# Hosts that let everything in, and rules that take some of it away: the script, the family, and where it is told.
+TAKEN_AWAY: dict[str, tuple[str, str, str]] = {
+    "nft redirects": (
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        'udp dport 40000-40010 log prefix "x" redirect to :40500; }; }\'',
+        "ipv4",
+        'nft ip way in: udp dport 40000-40010 log prefix "x" redirect to :40500',
+    ),
+    "nft redirects in both families, by a map of a chain without hook": (
+        "nft 'table inet way { chain shift { meta l4proto udp redirect to :40500; };"
+        "chain in { type nat hook prerouting priority -100; udp dport vmap { 40000-40010 : goto shift }; }; }'",
+        "ipv6",
+        "nft inet way shift: meta l4proto udp redirect to :40500",
+    ),
+    "nft to another machine": (
+        "nft 'table ip6 way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to fd01::5; }; }'",
+        "ipv6",
+        "nft ip6 way in: udp dport 40000-40010 dnat to fd01::5",
+    ),
+    "nft to another address of the host": (
+        "nft 'table ip6 way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to fd01::1; }; }'",
+        "ipv6",
+        "nft ip6 way in: udp dport 40000-40010 dnat to fd01::1",
+    ),
+    "nft redirects to a port that is closed": (
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 redirect to :9; };"
+        "chain f { type filter hook input priority 0; udp dport 9 drop; }; }'",
+        "ipv4",
+        "nft ip way in: udp dport 40000-40010 redirect to :9",
+    ),
+    "iptables redirects": (
+        "iptables -t nat -A PREROUTING -p udp --dport 40000:40010 -j REDIRECT --to-ports 40500",
+        "ipv4",
+        "iptables-nft nat PREROUTING: -p udp -m udp --dport 40000:40010 -j REDIRECT --to-ports 40500",
+    ),
+    "iptables to another machine, beside nft": (
+        "nft add table inet site; iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -j DOCKER;"
+        "iptables -t nat -A DOCKER -p udp --dport 40000:40010 -j DNAT --to-destination 10.1.0.5",
+        "ipv4",
+        "nft ip nat DOCKER: ",
+    ),
+    "ip6tables of the legacy kind": (
+        "ip6tables-legacy -t nat -A PREROUTING -p udp --dport 40000:40010 -j NETMAP --to fd01::/128",
+        "ipv6",
+        "ip6tables-legacy nat PREROUTING: -p udp -m udp --dport 40000:40010 -j NETMAP --to fd01::",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "family", "where"), TAKEN_AWAY.values(), ids=TAKEN_AWAY.keys())
+def test_ingress_that_a_translation_takes_away_is_missing(
+    routed: NetnsHost, script: str, family: str, where: str
+) -> None:
+    ports = PortSet.of((39990, 40020), 40500)
+    assert prove(routed, rules=RECORDING, directions=("ingress",), ports=ports)["covered"] == {"recording": "yes"}
+    routed.sh(script)
+    proof = prove(routed, rules=RECORDING, directions=("ingress",), ports=ports)
+    assert proof["missing"][family]["ingress"] == {"tcp": [], "udp": ["40000-40010"]}
+    assert proof["open"][family]["ingress"]["udp"] == ["39990-39999", "40011-40020", "40500"]
+    assert proof["covered"] == {"recording": "no"}
+    told = [drop for drop in proof["dropped_by"] if drop["family"] == family]
+    assert [(drop["cause"], drop["ports"]) for drop in told] == [("translation", ["40000-40010"])]
+    assert told[0]["where"].startswith(where)
+    assert f"; translated by {told[0]['where']}: {family} ingress udp 40000-40010" in Proof(proof).faults(["missing"])
+
+
+def test_a_translation_that_changes_nothing_of_what_comes_in_takes_nothing_away(routed: NetnsHost) -> None:
+    """Neither where the address stays, nor where the far end's own is another one then."""
+    routed.nft(
+        "table inet way {\nchain in { type nat hook prerouting priority -100; udp dport 40000-40010 redirect; }\n"
+        "chain back { type nat hook input priority 100; udp dport 40000-41000 ip daddr 192.0.2.2 snat to 10.1.0.9; }\n"
+        "chain out { type nat hook postrouting priority 100; masquerade; }\n}\n"
+    )
+    proof = prove(routed, rules=RECORDING, directions=("ingress",), ports=PortSet.of((39990, 40020)))
+    assert (proof["covered"], proof["dropped_by"]) == ({"recording": "yes"}, [])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "nft 'table ip way { chain in { type filter hook prerouting priority -150;"
+        "udp dport 40000-40010 tproxy to :40500; }; }'",
+        "iptables -t mangle -A PREROUTING -p udp --dport 40000:40010 -j TPROXY --on-port 40500",
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 numgen random mod 2 == 0 redirect to :40500; }; }'",
+        "iptables -t nat -A PREROUTING -p udp --dport 40000:40010 -m statistic --mode random --probability 0.5"
+        " -j REDIRECT --to-ports 40500",
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to numgen random mod 2 map { 0 : 192.0.2.2, 1 : 10.1.0.5 }; }; }'",
+    ],
+)
+def test_ingress_that_a_program_or_chance_may_take_away_is_unknown(routed: NetnsHost, script: str) -> None:
+    routed.sh(script)
+    proof = prove(
+        routed, rules=RECORDING, directions=("ingress",), families=("ipv4",), ports=PortSet.of((39990, 40020))
+    )
+    assert proof["unknown"]["ipv4"]["ingress"] == {"tcp": [], "udp": ["40000-40010"]}
+    assert proof["covered"] == {"recording": "unknown"}
+
+
+def test_what_a_gateway_keeps_for_itself_does_not_reach_the_machines_inside(routed: NetnsHost) -> None:
+    rules = RECORDING.placed(["gateway"], BOTH_WAYS)
+    question: dict[str, t.Any] = {"placements": ("gateway",), "passage": BOTH_WAYS, "rules": rules}
+    routed.nft(
+        "table inet way { chain in { type nat hook prerouting priority -100; udp dport 40000-40010 redirect; }; }\n"
+    )
+    proof = prove(routed, directions=("ingress",), ports=PortSet.of((39990, 40020)), **question)
+    assert proof["missing"]["ipv4"]["ingress"]["udp"] == proof["missing"]["ipv6"]["ingress"]["udp"] == ["40000-40010"]
+    assert {(drop["cause"], drop["where"]) for drop in proof["dropped_by"]} == {
+        ("translation", "nft inet way in: udp dport 40000-40010 redirect")
+    }
+    # What the machines inside send may go through a program of the gateway.
+    routed.nft("add rule inet way in udp dport 3478 redirect to :99")
+    proof = prove(routed, directions=("egress",), ports=SOME, **question)
+    assert proof["open"]["ipv4"]["egress"]["udp"] == SOME.texts()
 
 
 # Two interfaces with addresses and a way to the internet through out0.
