@@ -22,7 +22,11 @@ description:
     and port to which it was sent, and ingress through a gateway only where it leaves the gateway. What a chain of NAT
     sends elsewhere does not arrive at who listens.
   - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
-    the rules (XDP, traffic control, systemd's address filters, arptables, ebtables-legacy).
+    the rules (XDP, traffic control, arptables, ebtables-legacy).
+  - Programs on control groups (systemd's C(IPAddressDeny=), C(SocketBindDeny=), or made by hand) refuse packets and
+    sockets of processes after all rules, and cannot be copied. Where the root of the hierarchy or a slice right below
+    it (C(system.slice)) has one, what this host sends and receives is V(unknown) at best. One on a single unit changes
+    no verdict, and stands in RV(not_modelled) with the unit's name.
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks
@@ -235,11 +239,11 @@ not_modelled:
   elements: dict
   contains:
     where:
-      description: The table and the chain, or the part of the network.
+      description: The table and the chain, the part of the network, C(control groups), or C(one control group).
       type: str
       sample: "nft inet filter input"
     rule:
-      description: The rule.
+      description: The rule, or the control group and the places of its programs.
       type: str
       sample: "tcp dport 22 limit rate 3/minute accept"
     what:
