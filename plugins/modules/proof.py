@@ -75,7 +75,8 @@ options:
     choices: [egress, ingress]
     default: [egress, ingress]
   families:
-    description: The address families to prove. One that is switched off on the host is left out.
+    description: The address families to prove. One that is switched off on the host, or on an interface that
+      O(inside), O(outside) or O(interface) names, is left out there, with a notice.
     type: list
     elements: str
     choices: [ipv4, ipv6]

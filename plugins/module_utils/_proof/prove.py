@@ -50,9 +50,15 @@ def prove(host: Host, question: Question) -> Proof:
     beneath = read_beneath(host, network, pieces)
     filters = read_filters()
     off = tuple(family for family in question.families if family not in network.families)
+    lacking = tuple(
+        (family, name)
+        for family in question.families
+        for name in question.interfaces
+        if family not in off and network.lacks(family, name)
+    )
     lockdown = look(host).rules.lockdown if question.rules is not None else None
     result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, filters, question, lockdown))
-    return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
+    return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off, lacking)
 
 
 def _in_copy(

@@ -78,16 +78,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of module `proof`, and the families that were asked for and are switched off."""
+    """The result of module `proof`, and the families that were asked for and are switched off.
+
+    `off` are those of the whole host, `lacking` pairs of a family and an interface that was named.
+    """
 
     result: dict[str, t.Any]
     off: tuple[str, ...] = ()
+    lacking: tuple[tuple[str, str], ...] = ()
 
     @property
     def notices(self) -> t.Iterator[Notice]:
         """What is worth knowing about it."""
         for family in self.off:
             yield Notice("family_off", "families", f"{family} is switched off on this host and was left out")
+        for family, name in self.lacking:
+            text = f"{family} is switched off on interface {name} and was left out there"
+            yield Notice("family_off", name, text)
         for sdk, missing in self.result.get("missing_by_sdk", {}).items():
             protocols = {protocol for found in missing.values() for held in found.values() for protocol in held}
             if protocols == {"udp"}:

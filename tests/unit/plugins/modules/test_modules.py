@@ -255,6 +255,19 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
     assert host.listing() == before
 
 
+def test_a_proof_names_the_interface_that_lacks_a_family(host: NetnsHost) -> None:
+    host.sh("ip link set in0 up; ip link set out0 up; sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    (told,) = play(host, [call("proof", placement=["gateway"], inside=[{"interface": "in0"}], directions=["egress"])])
+    assert list(told["open"]) == ["ipv4"]
+    assert told["notices"] == [
+        {
+            "code": "family_off",
+            "where": "in0",
+            "message": "ipv6 is switched off on interface in0 and was left out there",
+        }
+    ]
+
+
 # dns_check
 
 

@@ -699,6 +699,42 @@ def test_a_family_that_is_off_is_left_out(host: NetnsHost) -> None:
     assert proof["covered"] == {"web": "yes"}
 
 
+@pytest.mark.parametrize("side", ["in0", "out0"])
+def test_a_family_that_a_side_of_the_gateway_lacks_is_left_out(routed: NetnsHost, side: str) -> None:
+    """As libvirt switches IPv6 off on its bridge."""
+    NFTABLES.close(routed)
+    rules = rule_set("web", "recording").placed(["gateway"], BOTH_WAYS)
+    routed.apply(rules)
+    routed.sh(f"sysctl -qw net.ipv6.conf.{side}.disable_ipv6=1")
+    proof = prove(routed, placements=("gateway",), passage=BOTH_WAYS, rules=rules, ports=SOME)
+    assert (list(proof["open"]), proof["missing"]) == (["ipv4"], {"ipv4": NONE["ipv4"]})
+    assert proof["covered"] == {"recording": "yes", "web": "yes"}
+
+
+def test_a_family_that_one_of_two_sides_lacks_is_proved_at_the_other(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    routed.sh("ip link add in1 type bridge; ip link set in1 up; ip address add fd02::1/64 dev in1 nodad")
+    routed.sh("sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    sides = Passage((Side("interface", "in0"), Side("interface", "in1")), BOTH_WAYS.outside)
+    rules = WEB.placed(["gateway"], sides)
+    routed.apply(rules)
+    question: dict[str, t.Any] = {
+        "placements": ("gateway",),
+        "passage": sides,
+        "rules": rules,
+        "directions": ("egress",),
+    }
+    assert prove(routed, ports=SOME, **question)["covered"] == {"web": "yes"}
+    routed.nft("insert rule inet filter forward iifname in1 udp dport 3478 drop")
+    assert prove(routed, ports=SOME, **question)["missing"]["ipv6"]["egress"] == {"tcp": [], "udp": ["3478"]}
+
+
+def test_a_family_that_the_chosen_interface_lacks_is_left_out(routed: NetnsHost) -> None:
+    routed.sh("sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    proof = prove(routed, rules=WEB, ports=SOME, interface="in0")
+    assert (list(proof["open"]), proof["covered"]) == (["ipv4"], {"web": "yes"})
+
+
 def test_a_family_that_one_interface_has_is_proved(routed: NetnsHost) -> None:
     routed.sh(
         "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.out0.disable_ipv6=0;"
