@@ -18,9 +18,9 @@ description:
   - No packet is sent on the real network, and no rule of the host is changed or even counted. Nothing is left behind,
     also when the module is killed.
   - A port is told by the number it was sent to, before any address translation. It is open when the packet is let
-    through to wherever the rules send it. Ingress to the host is open only where the packet reaches the very address
-    and port to which it was sent, and ingress through a gateway only where it leaves the gateway. What a chain of NAT
-    sends elsewhere does not arrive at who listens.
+    through to wherever the rules send it, and an answer back to where it came from. Ingress to the host is open only
+    where the packet reaches the very address and port to which it was sent, and ingress through a gateway only where
+    it leaves the gateway. What a chain of NAT sends elsewhere does not arrive at who listens.
   - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
     the rules (XDP, traffic control, arptables, ebtables-legacy).
   - Programs on control groups (systemd's C(IPAddressDeny=), C(SocketBindDeny=), or made by hand) refuse packets and
@@ -226,6 +226,7 @@ dropped_by:
       description:
         - V(drop) where a rule or policy drops or rejects the packet.
         - V(translation) where a rule of NAT sends it to another address or port, which opening ports does not mend.
+        - V(answer) where the packet is let through, and a rule or policy drops what answers it.
         - V(unknown) where no rule tells.
       type: str
       sample: drop
@@ -258,7 +259,7 @@ assumed:
   elements: str
   sample: ["ipv6: no route leads to 2a01:5a01:1::1; sent through eth0"]
 packets:
-  description: How many packets were sent in the copy.
+  description: How many packets were sent in the copy, answers aside.
   returned: success
   type: int
   sample: 524280

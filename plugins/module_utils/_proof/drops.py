@@ -22,7 +22,7 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Drops", "Ending"]
 
-Cause = t.Literal["drop", "translation", "unknown"]
+Cause = t.Literal["drop", "translation", "answer", "unknown"]
 
 _UNTOLD = "no rule tells; look at routing (forwarding, rp_filter) and at what filters beside the rules"
 # Rules that change where a packet goes, in the words of nft and of iptables.
@@ -100,18 +100,24 @@ class Drops:
         yield from self._split(flow, protocol, middle + 1, high)
 
     def _ask(self, flow: Flow, protocol: str, port: int) -> Ending:
-        """What one packet falls to."""
+        """What one packet falls to, or its answer where the packet arrives."""
         before = self._counters(flow.family)
-        if self._traces:
+        self._traced()
+        arrived = self._probe.arrivals(flow, protocol, PortSet.of(port), answered=False)
+        if arrived:
             self._traced()
-        self._probe.arrivals(flow, protocol, PortSet.of(port))
+            before = self._counters(flow.family)
+            self._probe.arrivals(flow, protocol, PortSet.of(port))
+            told = [*self._traced(last=True), *_risen(before, self._counters(flow.family))]
+            drops = (ending.where for ending in told if ending.cause == "drop")
+            return next((Ending("answer", where) for where in drops), Ending("unknown", _UNTOLD))
         told = [*self._traced(), *_risen(before, self._counters(flow.family))]
         # Of a packet that has to keep its target, a rule that drops it afterwards drops another one.
         first: Cause = "translation" if flow.end == "host" else "drop"
         return min(told, key=lambda ending: ending.cause != first, default=Ending("unknown", _UNTOLD))
 
-    def _traced(self) -> list[Ending]:
-        """What nft told of: of the first packet only, what answers it has a way of its own."""
+    def _traced(self, *, last: bool = False) -> list[Ending]:
+        """What nft told of one packet: of the first only, what answers it has a way of its own; or of the `last`."""
         told: list[Ending] = []
         packet = b""
         with contextlib.suppress(BlockingIOError):
@@ -120,6 +126,8 @@ class Drops:
                 kind, family = struct.unpack_from("=HxxxxxxxxxxB", data, 4)
                 if kind == _MESSAGE:
                     found = dict(unpack(data[20:]))
+                    if last and found.get(_ID) != packet:
+                        told, packet = [], b""
                     packet = packet or found.get(_ID, b"")
                     if found.get(_ID) == packet:
                         told += self._ending(_FAMILIES.get(family, ""), found)

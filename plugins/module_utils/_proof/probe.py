@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import re
 import select
@@ -43,12 +44,8 @@ _LONGEST = 128
 _DELETE_CONNECTIONS = 1 << 8 | 2
 
 
-# ipv6(7): struct in6_pktinfo, which begins with the address; and the header that comes before what is received.
+# ipv6(7): struct in6_pktinfo, which begins with the address.
 _PKTINFO = 20
-_IPV6_HEAD = struct.Struct("=6xB17x16s")
-
-# What receives a packet of at most a length, and what says to which port it was sent.
-Observer = tuple[t.Callable[[int], bytes], t.Callable[[bytes], int]]
 
 
 @dataclass(frozen=True)
@@ -90,35 +87,72 @@ class Probe:
             for protocol, number in NUMBERS.items()
         }
 
-    def arrivals(self, flow: Flow, protocol: str, ports: PortSet) -> PortSet:
-        """The ports whose packets arrive where the flow has to end: leave the host, or are delivered on it."""
+    def arrivals(self, flow: Flow, protocol: str, ports: PortSet, *, answered: bool = True) -> PortSet:
+        """The ports whose packets arrive where the flow has to end: leave the host, or are delivered on it.
+
+        `answered`: and whose answers come back to who sent the packet.
+        """
         # A packet that came before may have begun the connection to which one of these would belong.
         self._forget()
         self._tag += 1
         packets = Packets(flow.family, protocol, flow.source, flow.target, self._tag)
-        wire, delivered = self._wire.arrivals[flow.family], self._delivered[flow.family, protocol]
-        observers: list[Observer] = []
-        if flow.end != "host":
-            observers.append((wire.recv, packets.reader(header=True)))
-        if flow.end == "any":
-            observers.append((delivered.recv, packets.reader(header=flow.family == "ipv4")))
-        elif flow.end == "host":
-            receive = delivered.recv if flow.family == "ipv4" else functools.partial(_with_header, delivered, protocol)
-            observers.append((receive, packets.reader(header=True, unchanged=True)))
-        arrived = bytearray(0x10000)
-        with self._sender(flow) as send:
-            waiting = 0
-            for port in ports:
-                send(packets.to(port))
-                waiting += 1
-                if waiting == self._burst:
-                    self._collect(observers, arrived)
-                    self._count(waiting)
-                    waiting = 0
-            self._collect(observers, arrived)
-            self._count(waiting)
-        arrived[0] = 0
-        return PortSet(tuple((run.start(), run.end() - 1) for run in re.finditer(b"\x01+", arrived)))
+        arrived, returned = bytearray(0x10000), bytearray(0x10000)
+        rest = iter(ports)
+        with self._sender(flow) as send, self._from_host(flow.family, flow.target) as host:
+            while burst := list(itertools.islice(rest, self._burst)):
+                for port in burst:
+                    send(packets.to(port))
+                came = self._arrive(flow, packets, arrived, returned)
+                if answered:
+                    self._answer(flow, packets, came, host)
+                    self._return(flow, packets, returned)
+                self._count(len(burst))
+        found = _port_set(arrived)
+        return found & _port_set(returned) if answered else found
+
+    def _arrive(self, flow: Flow, packets: Packets, arrived: bytearray, returned: bytearray) -> list[tuple[str, bytes]]:
+        """Note the ports of the packets that have arrived, and return these with their places."""
+        came = []
+        read, read_answer = packets.reader(unchanged=flow.end == "host"), packets.answer_reader()
+        for place, data in self._received(packets):
+            port = read(data) if flow.end == "any" or (flow.end == "host") == (not place) else 0
+            if port:
+                arrived[port] = 1
+                came.append((place, data))
+            elif packets.protocol == "tcp" and bool(place) == bool(flow.interface):
+                # Where nobody listens the host refuses a connection, which is an answer as good as any.
+                returned[read_answer(data)] = 1
+        return came
+
+    def _answer(self, flow: Flow, packets: Packets, came: t.Iterable[tuple[str, bytes]], host: socket.socket) -> None:
+        """Answer packets from where they have arrived; what was delivered by TCP the host has answered itself."""
+        frame = _frame(flow.family)
+        for place, data in came:
+            answer = packets.answer(data)
+            if place:
+                _past_errors(self._wire.injector.sendto, frame + answer, (place, ETHERTYPES[flow.family]))
+            elif packets.protocol == "udp":
+                _past_errors(host.sendto, answer, (packets.target_of(answer), 0))
+
+    def _return(self, flow: Flow, packets: Packets, returned: bytearray) -> None:
+        """Note the ports whose answers have come back."""
+        read = packets.answer_reader()
+        for place, data in self._received(packets):
+            if bool(place) == bool(flow.interface):
+                returned[read(data)] = 1
+
+    def _received(self, packets: Packets) -> t.Iterator[tuple[str, bytes]]:
+        """What has come to its end: the interface through which it left (empty: delivered on the host), the packet."""
+        self._settle()
+        wire, delivered = self._wire.arrivals[packets.family], self._delivered[packets.family, packets.protocol]
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, address = wire.recvfrom(_LONGEST)
+                yield address[0], data
+        receive = delivered.recv if packets.family == "ipv4" else functools.partial(_with_header, delivered, packets)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                yield "", receive(_LONGEST)
 
     def answered(self, flow: Flow, port: int, source_port: int) -> bool:
         """Whether a connection from outside comes about: its first packet is delivered, and the answer leaves."""
@@ -136,13 +170,6 @@ class Probe:
                 while True:
                     answers.append(wire.recv(_LONGEST))
         return any(packets.answered_by(answer, port) for answer in answers)
-
-    def _collect(self, observers: t.Iterable[Observer], arrived: bytearray) -> None:
-        self._settle()
-        for receive, read in observers:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    arrived[read(receive(_LONGEST))] = 1
 
     def _settle(self) -> None:
         """Wait until every packet has come to its end: ticks queue behind it, into the host, out of it, in again."""
@@ -172,17 +199,23 @@ class Probe:
         if flow.interface:
             injector = self._wire.injector
             injector.bind((flow.interface, 0))
-            frame = HARDWARE + HARDWARE + struct.pack("!H", ETHERTYPES[flow.family])
+            frame = _frame(flow.family)
             yield lambda packet: _past_errors(injector.send, frame + packet)
             return
+        with self._from_host(flow.family, flow.source) as sender:
+            target = (flow.target, 0)
+            yield lambda packet: _past_errors(sender.sendto, packet, target)
+
+    @contextlib.contextmanager
+    def _from_host(self, family: str, source: str) -> t.Iterator[socket.socket]:
+        """A socket that sends packets with their headers from the host."""
         with act_as(self._user):
-            sender = socket.socket(VERSIONS[flow.family], socket.SOCK_RAW, socket.IPPROTO_RAW)
+            sender = socket.socket(VERSIONS[family], socket.SOCK_RAW, socket.IPPROTO_RAW)
         with sender:
             # So that policy rules see the source; an address that is not the host's own cannot be bound.
             with contextlib.suppress(OSError):
-                sender.bind((flow.source, 0))
-            target = (flow.target, 0)
-            yield lambda packet: _past_errors(sender.sendto, packet, target)
+                sender.bind((source, 0))
+            yield sender
 
 
 def _past_errors(send: t.Callable[..., t.Any], *arguments: t.Any) -> None:
@@ -201,7 +234,18 @@ def _raw_socket(family: int, number: int) -> socket.socket:
     return made
 
 
-def _with_header(receiver: socket.socket, protocol: str, length: int) -> bytes:
-    """A packet of IPv6 that was delivered, with as much of its header as the kernel tells: protocol and target."""
-    data, [(_level, _kind, told), *_others], _flags, _source = receiver.recvmsg(length, socket.CMSG_SPACE(_PKTINFO))
-    return _IPV6_HEAD.pack(NUMBERS[protocol], told[:16]) + data
+def _with_header(receiver: socket.socket, packets: Packets, length: int) -> bytes:
+    """A packet of IPv6 that was delivered, with its header, which the kernel does not hand on."""
+    data, [(_level, _kind, told), *_others], _flags, source = receiver.recvmsg(length, socket.CMSG_SPACE(_PKTINFO))
+    return packets.header(len(data), socket.inet_pton(socket.AF_INET6, source[0].partition("%")[0]) + told[:16]) + data
+
+
+def _frame(family: str) -> bytes:
+    """What comes before a packet on a cable."""
+    return HARDWARE + HARDWARE + struct.pack("!H", ETHERTYPES[family])
+
+
+def _port_set(marked: bytearray) -> PortSet:
+    """The ports that are marked; 0 is none."""
+    marked[0] = 0
+    return PortSet(tuple((run.start(), run.end() - 1) for run in re.finditer(b"\x01+", marked)))

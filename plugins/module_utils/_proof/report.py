@@ -22,6 +22,9 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Proof", "Verdict", "report"]
 
+# What became of a packet, by the cause.
+_ENDED = {"translation": "translated", "answer": "answers dropped"}
+
 # Family, direction and protocol.
 Key = tuple[str, str, str]
 
@@ -122,7 +125,7 @@ class Proof:
             if texts and name == "missing":
                 texts += [
                     "{0} by {where}: {family} {direction} {protocol} {1}".format(
-                        "translated" if drop["cause"] == "translation" else "dropped", ", ".join(drop["ports"]), **drop
+                        _ENDED.get(drop["cause"], "dropped"), ", ".join(drop["ports"]), **drop
                     )
                     for drop in self.result["dropped_by"]
                 ]

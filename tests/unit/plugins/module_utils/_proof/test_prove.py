@@ -245,6 +245,8 @@ def test_broken_hosts_are_caught(
     assert host.listing() == before
 
 
+# Lets the answers of what goes out come in, and of what comes in go out.
+NFT_ANSWERS = " ".join(f"nft add rule inet filter {hook} ct state established accept;" for hook in ("input", "output"))
 # Rules whose verdict hangs on what one packet does not show: the firewall, the script, and the family, direction and
 # protocol of a port that is then unknown, and the reason.
 IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
@@ -256,7 +258,7 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
     ),
     "a rate limit that opens": (
         NFTABLES,
-        "nft add rule inet filter output tcp dport 22 limit rate 10/minute accept",
+        f"{NFT_ANSWERS} nft add rule inet filter output tcp dport 22 limit rate 10/minute accept",
         ("ipv4", "egress", "tcp", "22"),
         "limit",
     ),
@@ -318,6 +320,7 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
     ),
     "recent": (
         IPTABLES,
+        "ip6tables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT;"
         "ip6tables -A OUTPUT -p tcp --dport 22 -m recent --rcheck --seconds 9 --name x -j ACCEPT",
         ("ipv6", "egress", "tcp", "22"),
         "recent",
@@ -427,7 +430,7 @@ REDIRECTED = {
         NFTABLES,
         "nft 'table ip way {"
         "chain out { type nat hook output priority -100; tcp dport { 80, 443 } redirect to :3128; };"
-        "chain in { type nat hook prerouting priority -100; tcp dport 81 redirect to :8080; }; }';"
+        f"chain in {{ type nat hook prerouting priority -100; tcp dport 81 redirect to :8080; }}; }}'; {NFT_ANSWERS}"
         "nft add rule inet filter output tcp dport 3128 accept; nft add rule inet filter input tcp dport 3128 accept;"
         "nft add rule inet filter input tcp dport 8080 accept",
     ),
@@ -436,7 +439,8 @@ REDIRECTED = {
         "iptables -t nat -A OUTPUT -p tcp -m multiport --dports 80,443 -j REDIRECT --to-ports 3128;"
         "iptables -t nat -A PREROUTING -p tcp --dport 81 -j REDIRECT --to-ports 8080;"
         "iptables -A OUTPUT -p tcp --dport 3128 -j ACCEPT; iptables -A INPUT -p tcp --dport 3128 -j ACCEPT;"
-        "iptables -A INPUT -p tcp --dport 8080 -j ACCEPT",
+        "iptables -A INPUT -p tcp --dport 8080 -j ACCEPT;"
+        "for chain in INPUT OUTPUT; do iptables -A $chain -m conntrack --ctstate ESTABLISHED -j ACCEPT; done",
     ),
 }
 
@@ -553,6 +557,103 @@ def test_ingress_that_a_program_or_chance_may_take_away_is_unknown(routed: Netns
     )
     assert proof["unknown"]["ipv4"]["ingress"] == {"tcp": [], "udp": ["40000-40010"]}
     assert proof["covered"] == {"recording": "unknown"}
+
+
+# Hosts that let packets pass and drop what answers them: the script, family, direction, protocol, port, and the rule.
+UNANSWERED: dict[str, tuple[str, str, str, str, str, str]] = {
+    "input": (
+        "nft 'table inet f { chain i { type filter hook input priority 0; tcp sport 443 drop; }; }'",
+        "ipv4",
+        "egress",
+        "tcp",
+        "443",
+        "nft inet f i: tcp sport 443 drop",
+    ),
+    "input, by a policy": (
+        "ip6tables -P INPUT DROP; ip6tables -A INPUT -p udp ! --sport 3478 -j ACCEPT;"
+        "ip6tables -A INPUT -p tcp -j ACCEPT",
+        "ipv6",
+        "egress",
+        "udp",
+        "3478",
+        "ip6tables-nft filter INPUT: policy DROP",
+    ),
+    "output": (
+        "iptables-legacy -A OUTPUT -p tcp --sport 443 -j DROP",
+        "ipv4",
+        "ingress",
+        "tcp",
+        "443",
+        "iptables-legacy filter OUTPUT: -p tcp -m tcp --sport 443 -j DROP",
+    ),
+    "output, after what the kernel itself answers": (
+        "nft 'table inet f { chain o { type filter hook output priority 0;"
+        "meta l4proto icmpv6 drop; udp sport 3478 drop; }; }'",
+        "ipv6",
+        "ingress",
+        "udp",
+        "3478",
+        "nft inet f o: udp sport 3478 drop",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "family", "direction", "protocol", "port", "where"), UNANSWERED.values(), ids=UNANSWERED.keys()
+)
+def test_a_port_whose_answers_do_not_come_back_is_closed(
+    routed: NetnsHost, script: str, family: str, direction: str, protocol: str, port: str, where: str
+) -> None:
+    routed.sh(script)
+    needs = (("site", PortSet.of((400, 3500))),)
+    rules = RuleSet.of([Rule(direction, protocol, needs=needs)])
+    proof = prove(routed, rules=rules, ports=SOME)
+    assert proof["missing"][family][direction][protocol] == [port]
+    assert proof["open"][family][direction][protocol] == (SOME - PortSet.of(int(port))).texts()
+    (drop,) = [drop for drop in proof["dropped_by"] if drop["family"] == family]
+    assert (drop["cause"], drop["ports"], drop["where"]) == ("answer", [port], where)
+    assert f"answers dropped by {where}: " in Proof(proof).faults(["missing"])
+
+
+# As ufw-docker has it, with a lockdown at the end of ufw's chain.
+UFW_DOCKER = """
+iptables -N ufw-user-forward; iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER
+iptables -A DOCKER-USER -j ufw-user-forward
+iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+iptables -A ufw-user-forward -i in0 -p tcp --dport 80 -j ACCEPT
+iptables -A ufw-user-forward -i in0 -p udp --dport 12000 -j ACCEPT
+iptables -A ufw-user-forward -j REJECT
+"""
+
+
+def test_what_a_gateway_lets_out_and_not_back_is_closed(routed: NetnsHost) -> None:
+    routed.sh(UFW_DOCKER)
+    needs = {"tcp": PortSet.of(80), "udp": PortSet.of(12000)}
+    rules = RuleSet.of(Rule("egress", protocol, needs=(("site", held),)) for protocol, held in needs.items())
+    question: dict[str, t.Any] = {
+        "placements": ("gateway",),
+        "passage": BOTH_WAYS,
+        "rules": rules.placed(["gateway"], BOTH_WAYS),
+        "directions": ("egress",),
+        "families": ("ipv4",),
+        "ports": PortSet.of(80, 12000),
+    }
+    proof = prove(routed, **question)
+    assert proof["missing"]["ipv4"]["egress"] == {"tcp": ["80"], "udp": ["12000"]}
+    assert {(drop["cause"], drop["where"]) for drop in proof["dropped_by"]} == {
+        (
+            "answer",
+            "iptables-nft filter ufw-user-forward: -j REJECT --reject-with icmp-port-unreachable",
+        )
+    }
+    routed.sh("iptables -I ufw-user-forward -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+    assert prove(routed, **question)["covered"] == {"site": "yes"}
+    # Answers find their way back through a translation, too.
+    routed.sh(
+        "iptables -t nat -A POSTROUTING -o out0 -j MASQUERADE; nft 'table ip site {"
+        "chain in { type nat hook prerouting priority -100; iifname in0 tcp dport 80 redirect to :3128; }; }'"
+    )
+    assert prove(routed, **question)["covered"] == {"site": "yes"}
 
 
 def test_what_a_gateway_keeps_for_itself_does_not_reach_the_machines_inside(routed: NetnsHost) -> None:
@@ -682,6 +783,7 @@ def test_the_far_end_is_never_the_host_itself(host: NetnsHost) -> None:
 
 def test_rules_for_names_are_unknown_unless_a_far_end_is_named(host: NetnsHost) -> None:
     NFTABLES.close(host)
+    host.sh(NFT_ANSWERS)
     host.nft("add rule inet filter output ip daddr 198.51.100.7 tcp dport != 443 accept")
     rules = RuleSet.of(rule for rule in rule_set("web", scope="names") if rule.protocol == "tcp")
     proof = prove(host, rules=rules, ports=SOME, families=("ipv4",))
