@@ -163,7 +163,8 @@ missing:
   type: dict
   sample: {ipv4: {egress: {tcp: [], udp: ["3478"]}, ingress: {tcp: [], udp: []}}}
 beyond:
-  description: In the same form, the ports that are open and that the rules do not need.
+  description: In the same form, the ports that the rules do not need and to which packets are let through, whether an
+    answer comes back or not.
   returned: with O(rules)
   type: dict
   sample: {ipv4: {egress: {tcp: ["22"], udp: []}, ingress: {tcp: [], udp: []}}}

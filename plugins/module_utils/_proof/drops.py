@@ -103,22 +103,20 @@ class Drops:
         """What one packet falls to, or its answer where the packet arrives."""
         before = self._counters(flow.family)
         self._traced()
-        arrived = self._probe.arrivals(flow, protocol, PortSet.of(port), answered=False)
+        arrived = self._probe.arrivals(flow, protocol, PortSet.of(port)).passing
+        (first_traced, last_traced), risen = self._traced(), _risen(before, self._counters(flow.family))
         if arrived:
-            self._traced()
-            before = self._counters(flow.family)
-            self._probe.arrivals(flow, protocol, PortSet.of(port))
-            told = [*self._traced(last=True), *_risen(before, self._counters(flow.family))]
-            drops = (ending.where for ending in told if ending.cause == "drop")
-            return next((Ending("answer", where) for where in drops), Ending("unknown", _UNTOLD))
-        told = [*self._traced(), *_risen(before, self._counters(flow.family))]
+            # What the kernel says itself comes before the answer, or while it is rejected.
+            drops = [ending.where for ending in (*last_traced, *risen) if ending.cause == "drop"]
+            return Ending("answer", drops[0]) if drops else Ending("unknown", _UNTOLD)
         # Of a packet that has to keep its target, a rule that drops it afterwards drops another one.
         first: Cause = "translation" if flow.end == "host" else "drop"
+        told = [*first_traced, *risen]
         return min(told, key=lambda ending: ending.cause != first, default=Ending("unknown", _UNTOLD))
 
-    def _traced(self, *, last: bool = False) -> list[Ending]:
-        """What nft told of one packet: of the first only, what answers it has a way of its own; or of the `last`."""
-        told: list[Ending] = []
+    def _traced(self) -> tuple[list[Ending], list[Ending]]:
+        """What nft told of the first packet, and of the one that it spoke of last."""
+        told: dict[bytes, list[Ending]] = {}
         packet = b""
         with contextlib.suppress(BlockingIOError):
             while self._traces:
@@ -126,12 +124,9 @@ class Drops:
                 kind, family = struct.unpack_from("=HxxxxxxxxxxB", data, 4)
                 if kind == _MESSAGE:
                     found = dict(unpack(data[20:]))
-                    if last and found.get(_ID) != packet:
-                        told, packet = [], b""
-                    packet = packet or found.get(_ID, b"")
-                    if found.get(_ID) == packet:
-                        told += self._ending(_FAMILIES.get(family, ""), found)
-        return told
+                    packet = found.get(_ID, b"")
+                    told.setdefault(packet, []).extend(self._ending(_FAMILIES.get(family, ""), found))
+        return next(iter(told.values()), []), told.get(packet, [])
 
     def _ending(self, family: str, found: dict[int, bytes]) -> t.Iterator[Ending]:
         (kind,) = struct.unpack("!I", found[_TYPE])

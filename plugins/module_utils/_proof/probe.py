@@ -24,7 +24,7 @@ from .netlink import Netlink
 from .network import ETHERTYPES, HARDWARE, TICK, TICK_TYPE, VERSIONS, Copy, buffered, packet_socket, read_setting
 from .packets import NUMBERS, Packets
 
-__all__ = ["End", "Flow", "Probe"]
+__all__ = ["Arrivals", "End", "Flow", "Probe"]
 
 End = t.Literal["any", "host", "wire"]
 
@@ -63,6 +63,13 @@ class Flow:
     end: End = "any"
 
 
+class Arrivals(t.NamedTuple):
+    """The ports whose packets arrive, and those of them whose answers come back to who sent the packet."""
+
+    passing: PortSet
+    answered: PortSet
+
+
 class Probe:
     """The sender and the observers. All on one processor, so that the kernel handles packets in the order sent."""
 
@@ -87,11 +94,8 @@ class Probe:
             for protocol, number in NUMBERS.items()
         }
 
-    def arrivals(self, flow: Flow, protocol: str, ports: PortSet, *, answered: bool = True) -> PortSet:
-        """The ports whose packets arrive where the flow has to end: leave the host, or are delivered on it.
-
-        `answered`: and whose answers come back to who sent the packet.
-        """
+    def arrivals(self, flow: Flow, protocol: str, ports: PortSet) -> Arrivals:
+        """The ports whose packets arrive where the flow has to end: leave the host, or are delivered on it."""
         # A packet that came before may have begun the connection to which one of these would belong.
         self._forget()
         self._tag += 1
@@ -103,12 +107,11 @@ class Probe:
                 for port in burst:
                     send(packets.to(port))
                 came = self._arrive(flow, packets, arrived, returned)
-                if answered:
-                    self._answer(flow, packets, came, host)
-                    self._return(flow, packets, returned)
+                self._answer(flow, packets, came, host)
+                self._return(flow, packets, returned)
                 self._count(len(burst))
-        found = _port_set(arrived)
-        return found & _port_set(returned) if answered else found
+        passing = _port_set(arrived)
+        return Arrivals(passing, passing & _port_set(returned))
 
     def _arrive(self, flow: Flow, packets: Packets, arrived: bytearray, returned: bytearray) -> list[tuple[str, bytes]]:
         """Note the ports of the packets that have arrived, and return these with their places."""

@@ -79,17 +79,18 @@ def _in_copy(
     probe = Probe(copy, user=question.user)
     rules = Rules(host, pieces, beneath, user=question.user is not None, steered=network.routes_by_mark)
     refused = _refused(filters, probe, asked)
-    sure, possible = _bounds(rules, probe, asked)
+    bounds = _bounds(rules, probe, asked)
     verdicts = []
     routed: dict[tuple[str, str], PortSet] = {}
-    for (aim, flow, protocol), held, more, lost in zip(asked, sure, possible, refused):
+    for (aim, flow, protocol), (held, more, passing), lost in zip(asked, bounds, refused):
         unsure = PortSet()
         if not flow.interface:
             unsure = copy.unsure(aim.family, protocol, user=question.user is not None) & aim.ports
             routed[aim.family, protocol] = unsure
         if aim.placement == "host" and aim.family in filters.families:
             unsure |= held
-        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure | lost))
+            passing = PortSet()
+        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure | lost, passing - unsure))
     result = report(question, verdicts, lockdown)
     if question.rules is not None:
         missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
@@ -114,21 +115,23 @@ def _in_copy(
     }
 
 
-def _bounds(rules: Rules, probe: Probe, asked: t.Sequence[Asked]) -> tuple[list[PortSet], list[PortSet]]:
-    """Load the rules; the ports of each question that are open whatever rules in doubt do, and those that may be."""
+def _bounds(rules: Rules, probe: Probe, asked: t.Sequence[Asked]) -> list[tuple[PortSet, PortSet, PortSet]]:
+    """Load the rules; of each question the ports that are open whatever rules in doubt do, that may be, that pass."""
     rules.load(VARIANTS[0])
-    sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
+    worst = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
     if not rules.doubts:
-        return sure, sure
+        return [(held, held, passing) for passing, held in worst]
     # What passes although rules in doubt drop has met none of them, but for those that translate.
     either = any(doubt.translates for doubt in rules.doubts)
     rules.load(VARIANTS[1])
-    best = [
-        probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
-        for (aim, flow, protocol), held in zip(asked, sure)
-    ]
-    possible = [held | more for held, more in zip(sure, best)]
-    return ([held & more for held, more in zip(sure, best)] if either else sure), possible
+    found = []
+    for (aim, flow, protocol), (passing, held) in zip(asked, worst):
+        best = probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
+        possible = held | best.answered
+        if either:
+            held, passing = held & best.answered, passing & best.passing
+        found.append((held, possible, passing))
+    return found
 
 
 def _refused(filters: Filters, probe: Probe, asked: t.Sequence[Asked]) -> list[PortSet]:
@@ -137,7 +140,7 @@ def _refused(filters: Filters, probe: Probe, asked: t.Sequence[Asked]) -> list[P
     They do not arrive without any rule either; none must be loaded yet.
     """
     return [
-        aim.ports - probe.arrivals(flow, protocol, aim.ports)
+        aim.ports - probe.arrivals(flow, protocol, aim.ports).answered
         if filters.meet_proof and aim.placement == "host"
         else PortSet()
         for aim, flow, protocol in asked

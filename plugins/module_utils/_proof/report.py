@@ -31,13 +31,17 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the packets of a flow: those to ports `sure` arrive; to `possible` perhaps, to others never."""
+    """What became of the packets of a flow: those to ports `sure` are answered; to `possible` perhaps, to others never.
+
+    Those to `passing` arrive for sure, whether an answer comes back or not.
+    """
 
     aim: Aim
     flow: Flow
     protocol: str
     sure: PortSet
     possible: PortSet
+    passing: PortSet
 
     @property
     def key(self) -> Key:
@@ -68,7 +72,7 @@ class Verdict:
             fits = passing.family in ("", self.aim.family) and passing.protocol in ("", self.protocol)
             near = not passing.networks or any(overlap(self.flow.target, network) for network in passing.networks)
             if fits and near and not narrow:
-                yield passing.why, (passing.dports or self.aim.ports) & self.sure
+                yield passing.why, (passing.dports or self.aim.ports) & self.passing
 
     def missing(self, question: Question) -> PortSet:
         """The ports that rules need and that are closed."""
@@ -144,7 +148,7 @@ def report(question: Question, verdicts: t.Sequence[Verdict], lockdown: Lockdown
     """The part of the result that is about ports.
 
     A port is open when it is at every placement and wherever packets cross a gateway; what is missing anywhere, or
-    open beyond the rules anywhere, is told.
+    let through beyond the rules anywhere, if only one way, is told.
     """
     sure: dict[Key, PortSet] = {}
     possible: dict[Key, PortSet] = {}
@@ -154,7 +158,7 @@ def report(question: Question, verdicts: t.Sequence[Verdict], lockdown: Lockdown
             key = verdict.key
             sure[key] = sure.get(key, verdict.sure) & verdict.sure
             possible[key] = possible.get(key, verdict.possible) & verdict.possible
-            somewhere[key] = somewhere.get(key, PortSet()) | verdict.sure
+            somewhere[key] = somewhere.get(key, PortSet()) | verdict.passing
     unknown = {key: ports - sure[key] for key, ports in possible.items()}
     result: dict[str, t.Any] = {"open": tree(sure), "unknown": tree(unknown)}
     if question.rules is not None:

@@ -367,6 +367,11 @@ def test_the_playbooks_open_what_is_planned_and_check_it(closed: NetnsHost) -> N
         assert f"{FILE} does not reserve at boot what the plans need; run role recording_host again" in said
         run(host, [role(count=3)])
         NFTABLES.insert(host, "input", "udp dport 40001 accept")
+        said = " ".join(
+            run(host, "check_recording.yml", "--extra-vars=check_recording_others=51820", succeeds=False).split()
+        )
+        assert "UDP 51820 of ipv4 lets no answer out; run role open_ports, or look at nft inet filter output: " in said
+        NFTABLES.insert(host, "output", "ct state established accept")
         run(host, "check_recording.yml", "--extra-vars=check_recording_others=51820")
         run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}")
 

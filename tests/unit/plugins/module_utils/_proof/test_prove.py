@@ -578,6 +578,15 @@ UNANSWERED: dict[str, tuple[str, str, str, str, str, str]] = {
         "3478",
         "ip6tables-nft filter INPUT: policy DROP",
     ),
+    "input, by a reject": (
+        "nft 'table inet f { chain i { type filter hook input priority 0; tcp sport 443 reject; };"
+        "chain o { type filter hook output priority 0; ip protocol icmp drop; }; }'",
+        "ipv4",
+        "egress",
+        "tcp",
+        "443",
+        "nft inet f i: tcp sport 443 reject",
+    ),
     "output": (
         "iptables-legacy -A OUTPUT -p tcp --sport 443 -j DROP",
         "ipv4",
@@ -613,6 +622,18 @@ def test_a_port_whose_answers_do_not_come_back_is_closed(
     (drop,) = [drop for drop in proof["dropped_by"] if drop["family"] == family]
     assert (drop["cause"], drop["ports"], drop["where"]) == ("answer", [port], where)
     assert f"answers dropped by {where}: " in Proof(proof).faults(["missing"])
+
+
+def test_what_passes_one_way_counts_as_beyond(routed: NetnsHost) -> None:
+    """Nobody uses such a port, and data can leave by it."""
+    NFTABLES.close(routed)
+    routed.apply(WEB)
+    routed.nft("insert rule inet filter output udp dport 53 accept")
+    routed.nft("insert rule inet filter input tcp dport 22 accept")
+    proof = prove(routed, rules=WEB, ports=SOME)
+    assert (proof["open"], proof["missing"]) == (as_written(WEB, SOME), NONE)
+    egress, ingress = ({"tcp": [], "udp": ["53"]}, {"tcp": ["22"], "udp": []})
+    assert proof["beyond"] == {key: {"egress": egress, "ingress": ingress} for key in ("ipv4", "ipv6")}
 
 
 # As ufw-docker has it, with a lockdown at the end of ufw's chain.
