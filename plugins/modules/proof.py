@@ -18,9 +18,15 @@ description:
   - No packet is sent on the real network, and no rule of the host is changed or even counted. Nothing is left behind,
     also when the module is killed.
   - A port is told by the number it was sent to, before any address translation. It is open when the packet is let
-    through to wherever the rules send it.
+    through to wherever the rules send it, and an answer back to where it came from. Ingress to the host is open only
+    where the packet reaches the very address and port to which it was sent, and ingress through a gateway only where
+    it leaves the gateway. What a chain of NAT sends elsewhere does not arrive at who listens.
   - It proves what this host does. A firewall further along the path is not seen, nor is what filters beside
-    the rules (XDP, traffic control, systemd's address filters, arptables, ebtables-legacy).
+    the rules (XDP, traffic control, arptables, ebtables-legacy).
+  - Programs on control groups (systemd's C(IPAddressDeny=), C(SocketBindDeny=), or made by hand) refuse packets and
+    sockets of processes after all rules, and cannot be copied. Where the root of the hierarchy or a slice right below
+    it (C(system.slice)) has one, what this host sends and receives is V(unknown) at best. One on a single unit changes
+    no verdict, and stands in RV(not_modelled) with the unit's name.
 extends_documentation_fragment:
   - openagora.firewall.attributes
   - openagora.firewall.attributes.looks
@@ -69,7 +75,8 @@ options:
     choices: [egress, ingress]
     default: [egress, ingress]
   families:
-    description: The address families to prove. One that is switched off on the host is left out.
+    description: The address families to prove. One that is switched off on the host, or on an interface that
+      O(inside), O(outside) or O(interface) names, is left out there, with a notice.
     type: list
     elements: str
     choices: [ipv4, ipv6]
@@ -156,7 +163,8 @@ missing:
   type: dict
   sample: {ipv4: {egress: {tcp: [], udp: ["3478"]}, ingress: {tcp: [], udp: []}}}
 beyond:
-  description: In the same form, the ports that are open and that the rules do not need.
+  description: In the same form, the ports that the rules do not need and to which packets are let through, whether an
+    answer comes back or not.
   returned: with O(rules)
   type: dict
   sample: {ipv4: {egress: {tcp: ["22"], udp: []}, ingress: {tcp: [], udp: []}}}
@@ -189,7 +197,7 @@ table:
     - "web  egress     tcp       33      33    -"
     - "web  egress     udp       55537   55536  3478"
 dropped_by:
-  description: Where packets to missing ports end, as far as it can be told.
+  description: What packets to missing ports fall to, as far as it can be told.
   returned: with O(rules)
   type: list
   elements: dict
@@ -215,6 +223,14 @@ dropped_by:
       type: list
       elements: str
       sample: ["3478"]
+    cause:
+      description:
+        - V(drop) where a rule or policy drops or rejects the packet.
+        - V(translation) where a rule of NAT sends it to another address or port, which opening ports does not mend.
+        - V(answer) where the packet is let through, and a rule or policy drops what answers it.
+        - V(unknown) where no rule tells.
+      type: str
+      sample: drop
     where:
       description: The table, the chain, and the rule or policy.
       type: str
@@ -226,11 +242,11 @@ not_modelled:
   elements: dict
   contains:
     where:
-      description: The table and the chain, or the part of the network.
+      description: The table and the chain, the part of the network, C(control groups), or C(one control group).
       type: str
       sample: "nft inet filter input"
     rule:
-      description: The rule.
+      description: The rule, or the control group and the places of its programs.
       type: str
       sample: "tcp dport 22 limit rate 3/minute accept"
     what:
@@ -244,7 +260,7 @@ assumed:
   elements: str
   sample: ["ipv6: no route leads to 2a01:5a01:1::1; sent through eth0"]
 packets:
-  description: How many packets were sent in the copy.
+  description: How many packets were sent in the copy, answers aside.
   returned: success
   type: int
   sample: 524280

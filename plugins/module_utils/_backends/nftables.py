@@ -72,6 +72,8 @@ rules=$(
 
 _ADDRESSES = {"ipv4": "ip", "ipv6": "ip6"}
 
+# What makes a statement, or an element of a set, meet some packets only.
+_LIMITS = frozenset(("limit", "quota", "ct count"))
 _SET_NAME = re.compile(rf"{MARK}_[a-z][a-z0-9_]*_(egress|ingress)_(tcp|udp)(_[0-9]+|_names)?\Z")
 
 # dnsmasq puts what it answers into the first two, and an element that is used lives on. The others remember where else
@@ -299,16 +301,23 @@ def _leads(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Dr
             if not narrowed:
                 return
             drop = narrowed
-        elif kind in ("limit", "quota", "ct count", "xt"):
-            return
         elif kind == "vmap":
             for key, verdict in _members(value["data"], sets):
                 inner = _key_as_drop(value["key"], _value(key), sets)
                 narrowed = drop.narrowed(inner) if inner else None
                 if narrowed:
                     yield from ((narrowed, target) for target in _target(verdict))
+        elif kind == "xt" or _limited(statement):
+            return
         else:
             yield from ((drop, target) for target in _target(statement))
+
+
+def _limited(value: t.Any) -> bool:
+    """Whether a statement, or what a set holds, has a limit: it then meets only what goes beyond, or stays below."""
+    if isinstance(value, dict):
+        return not _LIMITS.isdisjoint(value) or any(map(_limited, value.values()))
+    return isinstance(value, list) and any(map(_limited, value))
 
 
 def _target(verdict: dict[str, t.Any]) -> t.Iterator[str]:
@@ -358,6 +367,9 @@ def _match_as_drop(match: dict[str, t.Any], sets: t.Mapping[str, t.Any]) -> Drop
     payload, meta = left.get("payload", {}), left.get("meta", {}).get("key", "")
     values = _members(match["right"], sets)
     if payload.get("field") in ("dport", "sport"):
+        held = sets.get(match["right"][1:], {}) if isinstance(match["right"], str) else {}
+        if _limited([held.get("elem"), held.get("stmt")]):
+            return None
         protocol = payload["protocol"] if payload["protocol"] in ("tcp", "udp") else None
         ports = _ports_where(operator, values)
         return Drop(protocol, ports) if payload["field"] == "dport" else Drop(protocol, None, ports)

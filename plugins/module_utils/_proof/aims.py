@@ -94,24 +94,33 @@ def far_address(family: str, texts: t.Iterable[str]) -> str:
 
 
 def flows(copy: Copy, aim: Aim, question: Question, public: str) -> list[Flow]:
-    """The packets that an aim is about; ways that the host lacks are made. Raises BackendError."""
+    """The packets that an aim is about; ways that the host lacks are made. Raises BackendError.
+
+    There are none where a named interface has the family switched off.
+    """
     chosen = [text for text in question.far if family_of(text) == aim.family]
     fars = [copy.neighbour(aim.family, network) for network in aim.networks] or chosen[:1] or [public]
     if aim.placement == "gateway":
         return [
             flow
             for inside, outside in question.passage.crossings(aim.family)
+            if not any(
+                side and side.kind == "interface" and copy.network.lacks(aim.family, side.name)
+                for side in (inside, outside)
+            )
             for far in fars
             for flow in _crossing(copy, aim, (inside, outside), far, question.passage.targets)
         ]
-    found = []
+    found: list[Flow] = []
+    if copy.network.lacks(aim.family, question.interface):
+        return found
     for far in fars:
         way = copy.lead(aim.family, far, question.interface, user=question.user)
         near = next((text for text in question.near if family_of(text) == aim.family), way.near)
         if aim.direction == "egress":
             found.append(Flow(aim.family, near, far))
         else:
-            found.append(Flow(aim.family, far, near, way.interface))
+            found.append(Flow(aim.family, far, near, way.interface, "host"))
     return found
 
 
@@ -132,4 +141,4 @@ def _crossing(copy: Copy, aim: Aim, sides: Crossing, far: str, targets: t.Iterab
         if aim.direction == "egress":
             yield Flow(aim.family, inner, far, way.interface)
         else:
-            yield Flow(aim.family, far, inner, out.interface)
+            yield Flow(aim.family, far, inner, out.interface, "wire")

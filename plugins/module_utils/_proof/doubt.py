@@ -145,7 +145,10 @@ _CERTAIN = frozenset(
     ("payload", "fib", "exthdr", "tcp option", "ip option", "sctp chunk", "dccp option", "rt", "ipsec")
 )
 _LIMITS = frozenset(("limit", "quota", "ct count"))
-_VERDICTS = frozenset(("accept", "drop", "reject", "jump", "goto", "return", "dnat", "snat", "masquerade", "redirect"))
+_TRANSLATIONS = frozenset(("dnat", "snat", "masquerade", "redirect"))
+_VERDICTS = _TRANSLATIONS | {"accept", "drop", "reject", "jump", "goto", "return"}
+# Without any rule that looks at connections, the kernel does not ask the chains of NAT.
+_TRACKED = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "new"}}
 # Statements that decide by something outside of the rules: a program, a socket, an extension of iptables.
 _OUTSIDE = frozenset(("queue", "synproxy", "tproxy", "xt", "fwd"))
 
@@ -342,16 +345,20 @@ def in_nft(
         if reasons and (decides or marks):
             certain = [statement for statement in kept if "match" in statement and not any(_reasons(statement, known))]
             verdict = {("accept",): "accept", ("drop",): "drop", ("reject",): "drop"}.get(tuple(verdicts), "")
-            stand_in = _stand_in(verdict, variant) if verdicts else ""
-            if stand_in or (marks and not verdicts and variant != VARIANTS[0]):
-                ends: list[Statement] = [{stand_in: None}] if stand_in else []
+            translations = [statement for statement in expression if _TRANSLATIONS & set(statement)]
+            # A rule that is sure where to it translates counts as one that does not match, or as one that does.
+            sure = [statement for statement in translations if not any(_reasons(statement, known))]
+            stand_in = _stand_in(verdict, variant) if verdicts and not sure else ""
+            ends: list[Statement] = sure
+            if stand_in:
+                ends = [*([_TRACKED] if translations else []), {stand_in: None}]
+            if stand_in or ((sure or not verdicts) and variant != VARIANTS[0]):
                 commands.append({"replace": {"rule": {**place, "expr": [*certain, *marks, *ends]}}})
             else:
                 commands.append({"delete": {"rule": place}})
             where = f"nft {rule['family']} {rule['table']} {rule['chain']}"
-            doubts.append(
-                Doubt(where, f"{rule['family']} {rule['table']} {rule['handle']}", ", ".join(reasons), bool(marks))
-            )
+            name = f"{rule['family']} {rule['table']} {rule['handle']}"
+            doubts.append(Doubt(where, name, ", ".join(reasons), bool(marks or sure)))
         elif len(kept) < len(expression):
             commands.append({"replace": {"rule": {**place, "expr": kept or [{"counter": None}]}}})
     return commands, doubts

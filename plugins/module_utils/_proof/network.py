@@ -131,6 +131,10 @@ class Network:
         on = any(_IPV6_ON.match(name) and value == "0" for name, value in self.settings)
         return ("ipv4", "ipv6") if on else ("ipv4",)
 
+    def lacks(self, family: str, interface: str) -> bool:
+        """Whether a family is switched off on an interface."""
+        return family == "ipv6" and dict(self.settings).get(f"ipv6/conf/{interface}/disable_ipv6") == "1"
+
     @property
     def routes_by_mark(self) -> bool:
         """Whether policy rules look at marks."""
@@ -212,7 +216,7 @@ class Copy:
         new_network()
         self.notes: list[str] = []
         self.assumed: list[str] = []
-        self._network = network
+        self.network = network
         self._kernel = Netlink()
         self._up: set[str] = {"lo"}
         _quieten()
@@ -255,7 +259,7 @@ class Copy:
         The kernel routes a raw packet before it looks at its ports; `user` is whether it is known who sends.
         """
         found = PortSet()
-        for body in self._network.rules:
+        for body in self.network.rules:
             attributes = dict(unpack(body[12:]))  # behind struct fib_rule_hdr
             number = attributes.get(_FRA_IP_PROTO, b"")
             apart = {_FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE} & set(attributes)
@@ -340,7 +344,7 @@ class Copy:
         Raises BackendError when the host has no such interface.
         """
         if interface and not self._index(interface):
-            there = ", ".join(link.name for link in self._network.links)
+            there = ", ".join(link.name for link in self.network.links)
             raise BackendError(f"interface {interface}: not on this host, which has {there}")
         try:
             way = self._way(family, far, user)
@@ -395,7 +399,7 @@ class Copy:
     def _any_interface(self, family: str, avoid: str) -> str:
         """The interface that looks most like the one to the outside."""
         own = self.own(family)
-        names = [link.name for link in self._network.links if link.name not in ("lo", avoid)]
+        names = [link.name for link in self.network.links if link.name not in ("lo", avoid)]
         if not names:
             name = "openagora0"
             if not self._index(name):

@@ -86,20 +86,73 @@ class Packets:
         answers = (source, target, acknowledged) == (port, self._source_port, number + 1)
         return answers and flags == _SYN | _ACK
 
-    def reader(self, *, header: bool) -> t.Callable[[bytes], int]:
-        """A function that says to which port a received packet was sent, 0 for one that is none of these.
+    def answer(self, data: bytes) -> bytes:
+        """The packet that answers one which has arrived, given from its IP header on.
 
-        `header`: whether what is received begins with the IP header.
+        Addresses and ports change places, which no checksum notices. UDP carries what it carried, and TCP accepts the
+        connection.
+        """
+        start = self._header_length
+        size = len(ipaddress.ip_address(self.target).packed)
+        near, far, rest = data[start - 2 * size : start - size], data[start - size : start], data[start + 4 :]
+        if self.protocol == "tcp":
+            number, _none, offset, flags, window, checksum = struct.unpack_from("!IIBBHH", rest)
+            acknowledged = number + 1 & 0xFFFFFFFF
+            total = (checksum ^ 0xFFFF) + (acknowledged >> 16) + (acknowledged & 0xFFFF) + _ACK
+            while total >> 16:
+                total = (total & 0xFFFF) + (total >> 16)
+            rest = (
+                struct.pack("!IIBBHH", number, acknowledged, offset, flags | _ACK, window, total ^ 0xFFFF) + rest[14:]
+            )
+        return data[: start - 2 * size] + far + near + data[start + 2 : start + 4] + data[start : start + 2] + rest
+
+    def target_of(self, data: bytes) -> str:
+        """The address to which a packet goes."""
+        size = len(ipaddress.ip_address(self.target).packed)
+        return str(ipaddress.ip_address(data[self._header_length - size : self._header_length]))
+
+    def header(self, length: int, addresses: bytes) -> bytes:
+        """The IP header before so many bytes, between two addresses."""
+        return _ip_header(self.family, length, NUMBERS[self.protocol], addresses)
+
+    def reader(self, *, unchanged: bool = False) -> t.Callable[[bytes], int]:
+        """A function that says to which port a packet was sent, 0 for one that is none of these.
+
+        It is given from its IP header on. `unchanged`: only those count whose target is the address and port to which
+        they were sent.
         """
         tag, number = self._tag, NUMBERS[self.protocol]
-        start = self._offset + (self._header_length if header else 0)
+        # The header ends with the address that the packet goes to.
+        end = self._header_length
+        target = ipaddress.ip_address(self.target).packed
+        at = end - len(target)
+        start = self._offset + end
         # Where the IP header says the protocol.
         place = 9 if self.family == "ipv4" else 6
 
         def read(data: bytes) -> int:
-            if data[start : start + 2] != tag or (header and data[place] != number):
+            if data[start : start + 2] != tag or data[place] != number:
                 return 0
-            return 0xFFFF - int.from_bytes(data[start + 2 : start + 4], "big")
+            port = 0xFFFF - int.from_bytes(data[start + 2 : start + 4], "big")
+            if unchanged and (data[at:end], data[end + 2 : end + 4]) != (target, port.to_bytes(2, "big")):
+                return 0
+            return port
+
+        return read
+
+    def answer_reader(self) -> t.Callable[[bytes], int]:
+        """A function that says to the packet to which port one is an answer, 0 for one that is none."""
+        if self.protocol == "udp":
+            return self.reader()
+        tag, number = self._tag, NUMBERS[self.protocol]
+        # What it acknowledges is the number of the packet and one.
+        start = self._header_length + 8
+        place = 9 if self.family == "ipv4" else 6
+
+        def read(data: bytes) -> int:
+            if data[start : start + 2] != tag or data[place] != number:
+                return 0
+            return 0x10000 - int.from_bytes(data[start + 2 : start + 4], "big")
 
         return read
 

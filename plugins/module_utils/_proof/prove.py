@@ -14,6 +14,7 @@ from .._model.ports import PortSet
 from .._model.rules import PROTOCOLS
 from .aims import aims, far_address, flows
 from .beneath import read_beneath
+from .cgroups import read_filters
 from .doubt import VARIANTS
 from .drops import Drops
 from .linux import apart, need_capabilities
@@ -26,12 +27,17 @@ from .rulesets import Rules, read_rules
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
     from .._model.lockdown import Lockdown
+    from .aims import Aim
+    from .cgroups import Filters
     from .doubt import Doubt
     from .network import Network
+    from .probe import Flow
     from .question import Question
     from .rulesets import Piece
 
 __all__ = ["prove"]
+
+Asked = tuple["Aim", "Flow", str]
 
 
 def prove(host: Host, question: Question) -> Proof:
@@ -42,10 +48,17 @@ def prove(host: Host, question: Question) -> Proof:
     network = read_network()
     pieces = read_rules(host)
     beneath = read_beneath(host, network, pieces)
+    filters = read_filters()
     off = tuple(family for family in question.families if family not in network.families)
+    lacking = tuple(
+        (family, name)
+        for family in question.families
+        for name in question.interfaces
+        if family not in off and network.lacks(family, name)
+    )
     lockdown = look(host).rules.lockdown if question.rules is not None else None
-    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, question, lockdown))
-    return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off)
+    result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, filters, question, lockdown))
+    return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off, lacking)
 
 
 def _in_copy(
@@ -53,6 +66,7 @@ def _in_copy(
     network: Network,
     pieces: tuple[Piece, ...],
     beneath: tuple[Piece | None, list[Doubt]],
+    filters: Filters,
     question: Question,
     lockdown: Lockdown | None,
 ) -> dict[str, t.Any]:
@@ -64,29 +78,19 @@ def _in_copy(
     asked = [(aim, flow, protocol) for aim, packets in planned.items() for flow in packets for protocol in PROTOCOLS]
     probe = Probe(copy, user=question.user)
     rules = Rules(host, pieces, beneath, user=question.user is not None, steered=network.routes_by_mark)
-    rules.load(VARIANTS[0])
-    sure = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
-    doubts = rules.doubts
-    possible = sure
-    if doubts:
-        # What passes although rules in doubt drop has met none of them, but for those that translate.
-        rules.load(VARIANTS[1])
-        either = any(doubt.translates for doubt in doubts)
-        best = [
-            probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
-            for (aim, flow, protocol), held in zip(asked, sure)
-        ]
-        possible = [held | more for held, more in zip(sure, best)]
-        if either:
-            sure = [held & more for held, more in zip(sure, best)]
+    refused = _refused(filters, probe, asked)
+    bounds = _bounds(rules, probe, asked)
     verdicts = []
     routed: dict[tuple[str, str], PortSet] = {}
-    for (aim, flow, protocol), held, more in zip(asked, sure, possible):
+    for (aim, flow, protocol), (held, more, passing), lost in zip(asked, bounds, refused):
         unsure = PortSet()
         if not flow.interface:
             unsure = copy.unsure(aim.family, protocol, user=question.user is not None) & aim.ports
             routed[aim.family, protocol] = unsure
-        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure))
+        if aim.placement == "host" and aim.family in filters.families:
+            unsure |= held
+            passing = PortSet()
+        verdicts.append(Verdict(aim, flow, protocol, held - unsure, more | unsure | lost, passing - unsure))
     result = report(question, verdicts, lockdown)
     if question.rules is not None:
         missing = [(verdict, verdict.missing(question)) for verdict in verdicts]
@@ -105,16 +109,48 @@ def _in_copy(
     ]
     return {
         **result,
-        "not_modelled": [doubt.data() for doubt in doubts] + notes,
+        "not_modelled": [doubt.data() for doubt in (*rules.doubts, *filters.doubts)] + notes,
         "assumed": copy.assumed,
         "packets": probe.packets,
     }
 
 
+def _bounds(rules: Rules, probe: Probe, asked: t.Sequence[Asked]) -> list[tuple[PortSet, PortSet, PortSet]]:
+    """Load the rules; of each question the ports that are open whatever rules in doubt do, that may be, that pass."""
+    rules.load(VARIANTS[0])
+    worst = [probe.arrivals(flow, protocol, aim.ports) for aim, flow, protocol in asked]
+    if not rules.doubts:
+        return [(held, held, passing) for passing, held in worst]
+    # What passes although rules in doubt drop has met none of them, but for those that translate.
+    either = any(doubt.translates for doubt in rules.doubts)
+    rules.load(VARIANTS[1])
+    found = []
+    for (aim, flow, protocol), (passing, held) in zip(asked, worst):
+        best = probe.arrivals(flow, protocol, aim.ports if either else aim.ports - held)
+        possible = held | best.answered
+        if either:
+            held, passing = held & best.answered, passing & best.passing
+        found.append((held, possible, passing))
+    return found
+
+
+def _refused(filters: Filters, probe: Probe, asked: t.Sequence[Asked]) -> list[PortSet]:
+    """The ports of each question whose packets a program on the control group of the proof may refuse.
+
+    They do not arrive without any rule either; none must be loaded yet.
+    """
+    return [
+        aim.ports - probe.arrivals(flow, protocol, aim.ports).answered
+        if filters.meet_proof and aim.placement == "host"
+        else PortSet()
+        for aim, flow, protocol in asked
+    ]
+
+
 def _dropped_by(
     host: Host, rules: Rules, probe: Probe, missing: list[tuple[Verdict, PortSet]]
 ) -> list[dict[str, t.Any]]:
-    """Where packets to missing ports end."""
+    """What packets to missing ports fall to."""
     told: list[dict[str, t.Any]] = []
     if not missing:
         return told
@@ -122,8 +158,8 @@ def _dropped_by(
     for verdict, ports in missing:
         family, direction, protocol = verdict.key
         place = {"placement": verdict.aim.placement, "family": family, "direction": direction, "protocol": protocol}
-        for where, part in drops.where(verdict.flow, protocol, ports):
-            found = {**place, "ports": part.texts(), "where": where}
+        for ending, part in drops.where(verdict.flow, protocol, ports):
+            found = {**place, "ports": part.texts(), **ending._asdict()}
             if found not in told:
                 told.append(found)
     return told

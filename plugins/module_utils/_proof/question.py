@@ -52,6 +52,15 @@ class Question:
     user: int | None = None
     ports: PortSet = ALL_PORTS
 
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The interfaces that are named: those of the sides of the gateway, and that of the host itself."""
+        named = [self.interface] if "host" in self.placements and self.interface else []
+        if "gateway" in self.placements:
+            sides = (*self.passage.inside, *self.passage.outside)
+            named += [side.name for side in sides if side.kind == "interface"]
+        return tuple(dict.fromkeys(named))
+
 
 def read_question(params: t.Mapping[str, t.Any]) -> Question:
     """The question that the options of the module ask. Raises RequestError with the problems of all of them."""

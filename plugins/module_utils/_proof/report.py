@@ -22,19 +22,26 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Proof", "Verdict", "report"]
 
+# What became of a packet, by the cause.
+_ENDED = {"translation": "translated", "answer": "answers dropped"}
+
 # Family, direction and protocol.
 Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of the packets of a flow: those to ports `sure` arrive; to `possible` perhaps, to others never."""
+    """What became of the packets of a flow: those to ports `sure` are answered; to `possible` perhaps, to others never.
+
+    Those to `passing` arrive for sure, whether an answer comes back or not.
+    """
 
     aim: Aim
     flow: Flow
     protocol: str
     sure: PortSet
     possible: PortSet
+    passing: PortSet
 
     @property
     def key(self) -> Key:
@@ -65,7 +72,7 @@ class Verdict:
             fits = passing.family in ("", self.aim.family) and passing.protocol in ("", self.protocol)
             near = not passing.networks or any(overlap(self.flow.target, network) for network in passing.networks)
             if fits and near and not narrow:
-                yield passing.why, (passing.dports or self.aim.ports) & self.sure
+                yield passing.why, (passing.dports or self.aim.ports) & self.passing
 
     def missing(self, question: Question) -> PortSet:
         """The ports that rules need and that are closed."""
@@ -78,16 +85,23 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of module `proof`, and the families that were asked for and are switched off."""
+    """The result of module `proof`, and the families that were asked for and are switched off.
+
+    `off` are those of the whole host, `lacking` pairs of a family and an interface that was named.
+    """
 
     result: dict[str, t.Any]
     off: tuple[str, ...] = ()
+    lacking: tuple[tuple[str, str], ...] = ()
 
     @property
     def notices(self) -> t.Iterator[Notice]:
         """What is worth knowing about it."""
         for family in self.off:
             yield Notice("family_off", "families", f"{family} is switched off on this host and was left out")
+        for family, name in self.lacking:
+            text = f"{family} is switched off on interface {name} and was left out there"
+            yield Notice("family_off", name, text)
         for sdk, missing in self.result.get("missing_by_sdk", {}).items():
             protocols = {protocol for found in missing.values() for held in found.values() for protocol in held}
             if protocols == {"udp"}:
@@ -114,7 +128,9 @@ class Proof:
             ]
             if texts and name == "missing":
                 texts += [
-                    "dropped by {where}: {family} {direction} {protocol} {0}".format(", ".join(drop["ports"]), **drop)
+                    "{0} by {where}: {family} {direction} {protocol} {1}".format(
+                        _ENDED.get(drop["cause"], "dropped"), ", ".join(drop["ports"]), **drop
+                    )
                     for drop in self.result["dropped_by"]
                 ]
         return "; ".join(texts)
@@ -132,7 +148,7 @@ def report(question: Question, verdicts: t.Sequence[Verdict], lockdown: Lockdown
     """The part of the result that is about ports.
 
     A port is open when it is at every placement and wherever packets cross a gateway; what is missing anywhere, or
-    open beyond the rules anywhere, is told.
+    let through beyond the rules anywhere, if only one way, is told.
     """
     sure: dict[Key, PortSet] = {}
     possible: dict[Key, PortSet] = {}
@@ -142,7 +158,7 @@ def report(question: Question, verdicts: t.Sequence[Verdict], lockdown: Lockdown
             key = verdict.key
             sure[key] = sure.get(key, verdict.sure) & verdict.sure
             possible[key] = possible.get(key, verdict.possible) & verdict.possible
-            somewhere[key] = somewhere.get(key, PortSet()) | verdict.sure
+            somewhere[key] = somewhere.get(key, PortSet()) | verdict.passing
     unknown = {key: ports - sure[key] for key, ports in possible.items()}
     result: dict[str, t.Any] = {"open": tree(sure), "unknown": tree(unknown)}
     if question.rules is not None:

@@ -347,21 +347,31 @@ def test_the_playbooks_open_what_is_planned_and_check_it(closed: NetnsHost) -> N
         host.sh(f"echo 50000 > {RESERVED}")
         NFTABLES.insert(host, "input", "udp dport 51820 accept")
         NFTABLES.insert(host, "input", "udp dport 40001 drop")
+        host.nft(
+            "table ip way { chain in { type nat hook prerouting priority -100; udp dport 40005 redirect to :40900; }; }"
+        )
         with stranger(host, 40030):
             said = " ".join(run(host, "check_recording.yml", succeeds=False).split())
         for fault in (
             "UDP 40030 is held by ",
             "the kernel reserves 50000, and not 40000-41000,50000; ",
             f"{FILE} does not reserve at boot what the plans need; move /etc/sysctl.d/zz.conf before it, or out",
-            "UDP 40001 of ipv4 is closed; ",
+            "UDP 40001 of ipv4 is closed; run role open_ports, or look at nft inet filter input: udp dport 40001 drop",
+            "UDP 40005 of ipv4 is translated by nft ip way in: udp dport 40005 redirect to :40900, and no recorder",
             "UDP 51820 of ipv6 is open besides; ",
         ):
             assert fault in said
-        host.sh(f"rm /etc/sysctl.d/zz.conf; echo > {FILE}")
+        assert "UDP 40005 of ipv4 is closed" not in said
+        host.sh(f"nft delete table ip way; rm /etc/sysctl.d/zz.conf; echo > {FILE}")
         said = " ".join(run(host, "check_recording.yml", succeeds=False).split())
         assert f"{FILE} does not reserve at boot what the plans need; run role recording_host again" in said
         run(host, [role(count=3)])
         NFTABLES.insert(host, "input", "udp dport 40001 accept")
+        said = " ".join(
+            run(host, "check_recording.yml", "--extra-vars=check_recording_others=51820", succeeds=False).split()
+        )
+        assert "UDP 51820 of ipv4 lets no answer out; run role open_ports, or look at nft inet filter output: " in said
+        NFTABLES.insert(host, "output", "ct state established accept")
         run(host, "check_recording.yml", "--extra-vars=check_recording_others=51820")
         run(host, "check_recording.yml", "--extra-vars={check_recording_others: ['51820']}")
 

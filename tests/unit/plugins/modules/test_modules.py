@@ -231,6 +231,7 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
         "direction": "egress",
         "protocol": "udp",
         "ports": ["3478"],
+        "cause": "drop",
         "where": "nft inet site out: udp dport 3478 drop",
     }
     same = ("open", "unknown", "missing", "beyond", "covered", "dropped_by", "not_modelled", "packets", "changed")
@@ -253,6 +254,19 @@ def test_a_proof_tells_what_is_missing_and_fails_if_asked_to(host: NetnsHost) ->
     ]
     assert [problem["where"] for problem in names["problems"]] == ["rules[0].direction", "near[0]", "user"]
     assert host.listing() == before
+
+
+def test_a_proof_names_the_interface_that_lacks_a_family(host: NetnsHost) -> None:
+    host.sh("ip link set in0 up; ip link set out0 up; sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    (told,) = play(host, [call("proof", placement=["gateway"], inside=[{"interface": "in0"}], directions=["egress"])])
+    assert list(told["open"]) == ["ipv4"]
+    assert told["notices"] == [
+        {
+            "code": "family_off",
+            "where": "in0",
+            "message": "ipv6 is switched off on interface in0 and was left out there",
+        }
+    ]
 
 
 # dns_check

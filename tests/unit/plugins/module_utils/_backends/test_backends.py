@@ -507,6 +507,44 @@ def test_an_explicit_deny_that_is_overridden_is_told(closed: NetnsHost, firewall
     assert told("gaming") == []
 
 
+# Rules that drop what goes beyond a rate, a number or an amount.
+LIMITED = {
+    "nftables": (
+        "tcp dport 443 limit rate over 10/second drop",
+        "tcp dport 443 meter flood { ip daddr limit rate over 10/second } drop",
+        "tcp dport 443 add @met { ip daddr limit rate over 10/second } drop",
+        "tcp dport 443 update @met { ip daddr ct count over 3 } reject",
+        "tcp dport 443 add @met { ip daddr quota over 5 mbytes } drop",
+        "tcp dport @slow drop",
+    ),
+    "iptables": (
+        "-p tcp --dport 443 -m hashlimit --hashlimit-above 10/second --hashlimit-name x -j DROP",
+        "-p tcp --dport 443 -m connlimit --connlimit-above 3 -j REJECT",
+        "-p tcp --dport 443 -m recent --update --seconds 30 --hitcount 6 -j DROP",
+        "-p tcp --dport 443 -m limit --limit 3/min -j DROP",
+    ),
+}
+
+
+def test_a_limit_is_no_deny(closed: NetnsHost, firewall: Firewall) -> None:
+    if firewall.backend == "nftables":
+        closed.nft("add set inet filter met { type ipv4_addr; flags dynamic; size 99; }")
+        limited = "flags dynamic; elements = { 443 limit rate over 10/second };"
+        closed.nft(f"add set inet filter slow {{ type inet_service; {limited} }}")
+    for rule in LIMITED[firewall.backend]:
+        firewall.insert(closed, "output", rule)
+
+    def told() -> list[str]:
+        notices = prepare(closed, rule_set("web"), backend=firewall.backend).notices
+        return [notice.where for notice in notices if notice.code == "deny_overridden"]
+
+    assert told() == []
+    # What adds to a set without a limit drops all.
+    if firewall.backend == "nftables":
+        firewall.insert(closed, "output", "tcp dport 443 add @met { ip daddr } drop")
+        assert told() == ["nftables table inet filter chain output"]
+
+
 def test_a_first_plan_can_be_undone(closed: NetnsHost, firewall: Firewall) -> None:
     furnish(closed)
     before = closed.listing()

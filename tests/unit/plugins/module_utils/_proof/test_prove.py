@@ -44,6 +44,12 @@ MARK = f"OPENAGORA_PROVER={os.getpid()}"
 PROVER = ["env", MARK, f"PYTHONPATH={COLLECTIONS}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", ANSWER]
 
 Result = dict[str, t.Any]
+# What is told where tests run without the right to ask the kernel.
+UNTOLD = {
+    "where": "control groups",
+    "rule": "all programs on them",
+    "what": "whether there are any: Operation not permitted",
+}
 
 EVERYWHERE = PortSet.of((1, 65535))
 WEB = rule_set("web")
@@ -63,6 +69,7 @@ def prove(host: NetnsHost, *, through: t.Sequence[str] = (), **question: t.Any) 
     answer = pickle.loads(base64.b64decode(done.out))
     if isinstance(answer, Exception):
         raise answer
+    answer["not_modelled"] = [item for item in answer["not_modelled"] if item != UNTOLD]
     return answer
 
 
@@ -238,6 +245,8 @@ def test_broken_hosts_are_caught(
     assert host.listing() == before
 
 
+# Lets the answers of what goes out come in, and of what comes in go out.
+NFT_ANSWERS = " ".join(f"nft add rule inet filter {hook} ct state established accept;" for hook in ("input", "output"))
 # Rules whose verdict hangs on what one packet does not show: the firewall, the script, and the family, direction and
 # protocol of a port that is then unknown, and the reason.
 IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
@@ -249,7 +258,7 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
     ),
     "a rate limit that opens": (
         NFTABLES,
-        "nft add rule inet filter output tcp dport 22 limit rate 10/minute accept",
+        f"{NFT_ANSWERS} nft add rule inet filter output tcp dport 22 limit rate 10/minute accept",
         ("ipv4", "egress", "tcp", "22"),
         "limit",
     ),
@@ -311,6 +320,7 @@ IN_DOUBT: dict[str, tuple[Firewall, str, tuple[str, str, str, str], str]] = {
     ),
     "recent": (
         IPTABLES,
+        "ip6tables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT;"
         "ip6tables -A OUTPUT -p tcp --dport 22 -m recent --rcheck --seconds 9 --name x -j ACCEPT",
         ("ipv6", "egress", "tcp", "22"),
         "recent",
@@ -394,6 +404,10 @@ HARMLESS: dict[str, tuple[Firewall, str]] = {
         "ipset create scan hash:ip; iptables -I OUTPUT -m set --match-set scan dst -j DROP;"
         "iptables -A OUTPUT -p tcp --dport 5 -j SET --add-set scan dst",
     ),
+    "where packets of some come from": (
+        NFTABLES,
+        "nft 'table ip n { chain o { type nat hook postrouting priority 100; meta mark 7 masquerade; }; }'",
+    ),
     "marks that rules set": (
         IPTABLES,
         "iptables -t mangle -A OUTPUT -p tcp --dport 5 -j MARK --set-mark 7;"
@@ -416,7 +430,7 @@ REDIRECTED = {
         NFTABLES,
         "nft 'table ip way {"
         "chain out { type nat hook output priority -100; tcp dport { 80, 443 } redirect to :3128; };"
-        "chain in { type nat hook prerouting priority -100; tcp dport 81 redirect to :8080; }; }';"
+        f"chain in {{ type nat hook prerouting priority -100; tcp dport 81 redirect to :8080; }}; }}'; {NFT_ANSWERS}"
         "nft add rule inet filter output tcp dport 3128 accept; nft add rule inet filter input tcp dport 3128 accept;"
         "nft add rule inet filter input tcp dport 8080 accept",
     ),
@@ -425,7 +439,8 @@ REDIRECTED = {
         "iptables -t nat -A OUTPUT -p tcp -m multiport --dports 80,443 -j REDIRECT --to-ports 3128;"
         "iptables -t nat -A PREROUTING -p tcp --dport 81 -j REDIRECT --to-ports 8080;"
         "iptables -A OUTPUT -p tcp --dport 3128 -j ACCEPT; iptables -A INPUT -p tcp --dport 3128 -j ACCEPT;"
-        "iptables -A INPUT -p tcp --dport 8080 -j ACCEPT",
+        "iptables -A INPUT -p tcp --dport 8080 -j ACCEPT;"
+        "for chain in INPUT OUTPUT; do iptables -A $chain -m conntrack --ctstate ESTABLISHED -j ACCEPT; done",
     ),
 }
 
@@ -436,7 +451,247 @@ def test_ports_are_those_from_before_any_translation(host: NetnsHost, firewall: 
     host.sh(script)
     found = prove(host, families=("ipv4",), ports=PortSet.of((1, 600), 3128, 8080))["open"]["ipv4"]
     assert found["egress"] == {"tcp": ["80", "443", "3128"], "udp": []}
-    assert found["ingress"] == {"tcp": ["81", "3128", "8080"], "udp": []}
+    # What comes in is open where it reaches who listens on that port.
+    assert found["ingress"] == {"tcp": ["3128", "8080"], "udp": []}
+
+
+RECORDING = rule_set("recording")
+# Hosts that let everything in, and rules that take some of it away: the script, the family, and where it is told.
+TAKEN_AWAY: dict[str, tuple[str, str, str]] = {
+    "nft redirects": (
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        'udp dport 40000-40010 log prefix "x" redirect to :40500; }; }\'',
+        "ipv4",
+        'nft ip way in: udp dport 40000-40010 log prefix "x" redirect to :40500',
+    ),
+    "nft redirects in both families, by a map of a chain without hook": (
+        "nft 'table inet way { chain shift { meta l4proto udp redirect to :40500; };"
+        "chain in { type nat hook prerouting priority -100; udp dport vmap { 40000-40010 : goto shift }; }; }'",
+        "ipv6",
+        "nft inet way shift: meta l4proto udp redirect to :40500",
+    ),
+    "nft to another machine": (
+        "nft 'table ip6 way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to fd01::5; }; }'",
+        "ipv6",
+        "nft ip6 way in: udp dport 40000-40010 dnat to fd01::5",
+    ),
+    "nft to another address of the host": (
+        "nft 'table ip6 way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to fd01::1; }; }'",
+        "ipv6",
+        "nft ip6 way in: udp dport 40000-40010 dnat to fd01::1",
+    ),
+    "nft redirects to a port that is closed": (
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 redirect to :9; };"
+        "chain f { type filter hook input priority 0; udp dport 9 drop; }; }'",
+        "ipv4",
+        "nft ip way in: udp dport 40000-40010 redirect to :9",
+    ),
+    "iptables redirects": (
+        "iptables -t nat -A PREROUTING -p udp --dport 40000:40010 -j REDIRECT --to-ports 40500",
+        "ipv4",
+        "iptables-nft nat PREROUTING: -p udp -m udp --dport 40000:40010 -j REDIRECT --to-ports 40500",
+    ),
+    "iptables to another machine, beside nft": (
+        "nft add table inet site; iptables -t nat -N DOCKER; iptables -t nat -A PREROUTING -j DOCKER;"
+        "iptables -t nat -A DOCKER -p udp --dport 40000:40010 -j DNAT --to-destination 10.1.0.5",
+        "ipv4",
+        "nft ip nat DOCKER: ",
+    ),
+    "ip6tables of the legacy kind": (
+        "ip6tables-legacy -t nat -A PREROUTING -p udp --dport 40000:40010 -j NETMAP --to fd01::/128",
+        "ipv6",
+        "ip6tables-legacy nat PREROUTING: -p udp -m udp --dport 40000:40010 -j NETMAP --to fd01::",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "family", "where"), TAKEN_AWAY.values(), ids=TAKEN_AWAY.keys())
+def test_ingress_that_a_translation_takes_away_is_missing(
+    routed: NetnsHost, script: str, family: str, where: str
+) -> None:
+    ports = PortSet.of((39990, 40020), 40500)
+    assert prove(routed, rules=RECORDING, directions=("ingress",), ports=ports)["covered"] == {"recording": "yes"}
+    routed.sh(script)
+    proof = prove(routed, rules=RECORDING, directions=("ingress",), ports=ports)
+    assert proof["missing"][family]["ingress"] == {"tcp": [], "udp": ["40000-40010"]}
+    assert proof["open"][family]["ingress"]["udp"] == ["39990-39999", "40011-40020", "40500"]
+    assert proof["covered"] == {"recording": "no"}
+    told = [drop for drop in proof["dropped_by"] if drop["family"] == family]
+    assert [(drop["cause"], drop["ports"]) for drop in told] == [("translation", ["40000-40010"])]
+    assert told[0]["where"].startswith(where)
+    assert f"; translated by {told[0]['where']}: {family} ingress udp 40000-40010" in Proof(proof).faults(["missing"])
+
+
+def test_a_translation_that_changes_nothing_of_what_comes_in_takes_nothing_away(routed: NetnsHost) -> None:
+    """Neither where the address stays, nor where the far end's own is another one then."""
+    routed.nft(
+        "table inet way {\nchain in { type nat hook prerouting priority -100; udp dport 40000-40010 redirect; }\n"
+        "chain back { type nat hook input priority 100; udp dport 40000-41000 ip daddr 192.0.2.2 snat to 10.1.0.9; }\n"
+        "chain out { type nat hook postrouting priority 100; masquerade; }\n}\n"
+    )
+    proof = prove(routed, rules=RECORDING, directions=("ingress",), ports=PortSet.of((39990, 40020)))
+    assert (proof["covered"], proof["dropped_by"]) == ({"recording": "yes"}, [])
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "nft 'table ip way { chain in { type filter hook prerouting priority -150;"
+        "udp dport 40000-40010 tproxy to :40500; }; }'",
+        "iptables -t mangle -A PREROUTING -p udp --dport 40000:40010 -j TPROXY --on-port 40500",
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 numgen random mod 2 == 0 redirect to :40500; }; }'",
+        "iptables -t nat -A PREROUTING -p udp --dport 40000:40010 -m statistic --mode random --probability 0.5"
+        " -j REDIRECT --to-ports 40500",
+        "nft 'table ip way { chain in { type nat hook prerouting priority -100;"
+        "udp dport 40000-40010 dnat to numgen random mod 2 map { 0 : 192.0.2.2, 1 : 10.1.0.5 }; }; }'",
+    ],
+)
+def test_ingress_that_a_program_or_chance_may_take_away_is_unknown(routed: NetnsHost, script: str) -> None:
+    routed.sh(script)
+    proof = prove(
+        routed, rules=RECORDING, directions=("ingress",), families=("ipv4",), ports=PortSet.of((39990, 40020))
+    )
+    assert proof["unknown"]["ipv4"]["ingress"] == {"tcp": [], "udp": ["40000-40010"]}
+    assert proof["covered"] == {"recording": "unknown"}
+
+
+# Hosts that let packets pass and drop what answers them: the script, family, direction, protocol, port, and the rule.
+UNANSWERED: dict[str, tuple[str, str, str, str, str, str]] = {
+    "input": (
+        "nft 'table inet f { chain i { type filter hook input priority 0; tcp sport 443 drop; }; }'",
+        "ipv4",
+        "egress",
+        "tcp",
+        "443",
+        "nft inet f i: tcp sport 443 drop",
+    ),
+    "input, by a policy": (
+        "ip6tables -P INPUT DROP; ip6tables -A INPUT -p udp ! --sport 3478 -j ACCEPT;"
+        "ip6tables -A INPUT -p tcp -j ACCEPT",
+        "ipv6",
+        "egress",
+        "udp",
+        "3478",
+        "ip6tables-nft filter INPUT: policy DROP",
+    ),
+    "input, by a reject": (
+        "nft 'table inet f { chain i { type filter hook input priority 0; tcp sport 443 reject; };"
+        "chain o { type filter hook output priority 0; ip protocol icmp drop; }; }'",
+        "ipv4",
+        "egress",
+        "tcp",
+        "443",
+        "nft inet f i: tcp sport 443 reject",
+    ),
+    "output": (
+        "iptables-legacy -A OUTPUT -p tcp --sport 443 -j DROP",
+        "ipv4",
+        "ingress",
+        "tcp",
+        "443",
+        "iptables-legacy filter OUTPUT: -p tcp -m tcp --sport 443 -j DROP",
+    ),
+    "output, after what the kernel itself answers": (
+        "nft 'table inet f { chain o { type filter hook output priority 0;"
+        "meta l4proto icmpv6 drop; udp sport 3478 drop; }; }'",
+        "ipv6",
+        "ingress",
+        "udp",
+        "3478",
+        "nft inet f o: udp sport 3478 drop",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "family", "direction", "protocol", "port", "where"), UNANSWERED.values(), ids=UNANSWERED.keys()
+)
+def test_a_port_whose_answers_do_not_come_back_is_closed(
+    routed: NetnsHost, script: str, family: str, direction: str, protocol: str, port: str, where: str
+) -> None:
+    routed.sh(script)
+    needs = (("site", PortSet.of((400, 3500))),)
+    rules = RuleSet.of([Rule(direction, protocol, needs=needs)])
+    proof = prove(routed, rules=rules, ports=SOME)
+    assert proof["missing"][family][direction][protocol] == [port]
+    assert proof["open"][family][direction][protocol] == (SOME - PortSet.of(int(port))).texts()
+    (drop,) = [drop for drop in proof["dropped_by"] if drop["family"] == family]
+    assert (drop["cause"], drop["ports"], drop["where"]) == ("answer", [port], where)
+    assert f"answers dropped by {where}: " in Proof(proof).faults(["missing"])
+
+
+def test_what_passes_one_way_counts_as_beyond(routed: NetnsHost) -> None:
+    """Nobody uses such a port, and data can leave by it."""
+    NFTABLES.close(routed)
+    routed.apply(WEB)
+    routed.nft("insert rule inet filter output udp dport 53 accept")
+    routed.nft("insert rule inet filter input tcp dport 22 accept")
+    proof = prove(routed, rules=WEB, ports=SOME)
+    assert (proof["open"], proof["missing"]) == (as_written(WEB, SOME), NONE)
+    egress, ingress = ({"tcp": [], "udp": ["53"]}, {"tcp": ["22"], "udp": []})
+    assert proof["beyond"] == {key: {"egress": egress, "ingress": ingress} for key in ("ipv4", "ipv6")}
+
+
+# As ufw-docker has it, with a lockdown at the end of ufw's chain.
+UFW_DOCKER = """
+iptables -N ufw-user-forward; iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER
+iptables -A DOCKER-USER -j ufw-user-forward
+iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+iptables -A ufw-user-forward -i in0 -p tcp --dport 80 -j ACCEPT
+iptables -A ufw-user-forward -i in0 -p udp --dport 12000 -j ACCEPT
+iptables -A ufw-user-forward -j REJECT
+"""
+
+
+def test_what_a_gateway_lets_out_and_not_back_is_closed(routed: NetnsHost) -> None:
+    routed.sh(UFW_DOCKER)
+    needs = {"tcp": PortSet.of(80), "udp": PortSet.of(12000)}
+    rules = RuleSet.of(Rule("egress", protocol, needs=(("site", held),)) for protocol, held in needs.items())
+    question: dict[str, t.Any] = {
+        "placements": ("gateway",),
+        "passage": BOTH_WAYS,
+        "rules": rules.placed(["gateway"], BOTH_WAYS),
+        "directions": ("egress",),
+        "families": ("ipv4",),
+        "ports": PortSet.of(80, 12000),
+    }
+    proof = prove(routed, **question)
+    assert proof["missing"]["ipv4"]["egress"] == {"tcp": ["80"], "udp": ["12000"]}
+    assert {(drop["cause"], drop["where"]) for drop in proof["dropped_by"]} == {
+        (
+            "answer",
+            "iptables-nft filter ufw-user-forward: -j REJECT --reject-with icmp-port-unreachable",
+        )
+    }
+    routed.sh("iptables -I ufw-user-forward -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+    assert prove(routed, **question)["covered"] == {"site": "yes"}
+    # Answers find their way back through a translation, too.
+    routed.sh(
+        "iptables -t nat -A POSTROUTING -o out0 -j MASQUERADE; nft 'table ip site {"
+        "chain in { type nat hook prerouting priority -100; iifname in0 tcp dport 80 redirect to :3128; }; }'"
+    )
+    assert prove(routed, **question)["covered"] == {"site": "yes"}
+
+
+def test_what_a_gateway_keeps_for_itself_does_not_reach_the_machines_inside(routed: NetnsHost) -> None:
+    rules = RECORDING.placed(["gateway"], BOTH_WAYS)
+    question: dict[str, t.Any] = {"placements": ("gateway",), "passage": BOTH_WAYS, "rules": rules}
+    routed.nft(
+        "table inet way { chain in { type nat hook prerouting priority -100; udp dport 40000-40010 redirect; }; }\n"
+    )
+    proof = prove(routed, directions=("ingress",), ports=PortSet.of((39990, 40020)), **question)
+    assert proof["missing"]["ipv4"]["ingress"]["udp"] == proof["missing"]["ipv6"]["ingress"]["udp"] == ["40000-40010"]
+    assert {(drop["cause"], drop["where"]) for drop in proof["dropped_by"]} == {
+        ("translation", "nft inet way in: udp dport 40000-40010 redirect")
+    }
+    # What the machines inside send may go through a program of the gateway.
+    routed.nft("add rule inet way in udp dport 3478 redirect to :99")
+    proof = prove(routed, directions=("egress",), ports=SOME, **question)
+    assert proof["open"]["ipv4"]["egress"]["udp"] == SOME.texts()
 
 
 # Two interfaces with addresses and a way to the internet through out0.
@@ -549,6 +804,7 @@ def test_the_far_end_is_never_the_host_itself(host: NetnsHost) -> None:
 
 def test_rules_for_names_are_unknown_unless_a_far_end_is_named(host: NetnsHost) -> None:
     NFTABLES.close(host)
+    host.sh(NFT_ANSWERS)
     host.nft("add rule inet filter output ip daddr 198.51.100.7 tcp dport != 443 accept")
     rules = RuleSet.of(rule for rule in rule_set("web", scope="names") if rule.protocol == "tcp")
     proof = prove(host, rules=rules, ports=SOME, families=("ipv4",))
@@ -564,6 +820,42 @@ def test_a_family_that_is_off_is_left_out(host: NetnsHost) -> None:
     proof = prove(host, rules=WEB, ports=SOME)
     assert proof["open"] == {"ipv4": as_written(WEB, SOME)["ipv4"]}
     assert proof["covered"] == {"web": "yes"}
+
+
+@pytest.mark.parametrize("side", ["in0", "out0"])
+def test_a_family_that_a_side_of_the_gateway_lacks_is_left_out(routed: NetnsHost, side: str) -> None:
+    """As libvirt switches IPv6 off on its bridge."""
+    NFTABLES.close(routed)
+    rules = rule_set("web", "recording").placed(["gateway"], BOTH_WAYS)
+    routed.apply(rules)
+    routed.sh(f"sysctl -qw net.ipv6.conf.{side}.disable_ipv6=1")
+    proof = prove(routed, placements=("gateway",), passage=BOTH_WAYS, rules=rules, ports=SOME)
+    assert (list(proof["open"]), proof["missing"]) == (["ipv4"], {"ipv4": NONE["ipv4"]})
+    assert proof["covered"] == {"recording": "yes", "web": "yes"}
+
+
+def test_a_family_that_one_of_two_sides_lacks_is_proved_at_the_other(routed: NetnsHost) -> None:
+    NFTABLES.close(routed)
+    routed.sh("ip link add in1 type bridge; ip link set in1 up; ip address add fd02::1/64 dev in1 nodad")
+    routed.sh("sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    sides = Passage((Side("interface", "in0"), Side("interface", "in1")), BOTH_WAYS.outside)
+    rules = WEB.placed(["gateway"], sides)
+    routed.apply(rules)
+    question: dict[str, t.Any] = {
+        "placements": ("gateway",),
+        "passage": sides,
+        "rules": rules,
+        "directions": ("egress",),
+    }
+    assert prove(routed, ports=SOME, **question)["covered"] == {"web": "yes"}
+    routed.nft("insert rule inet filter forward iifname in1 udp dport 3478 drop")
+    assert prove(routed, ports=SOME, **question)["missing"]["ipv6"]["egress"] == {"tcp": [], "udp": ["3478"]}
+
+
+def test_a_family_that_the_chosen_interface_lacks_is_left_out(routed: NetnsHost) -> None:
+    routed.sh("sysctl -qw net.ipv6.conf.in0.disable_ipv6=1")
+    proof = prove(routed, rules=WEB, ports=SOME, interface="in0")
+    assert (list(proof["open"]), proof["covered"]) == (["ipv4"], {"web": "yes"})
 
 
 def test_a_family_that_one_interface_has_is_proved(routed: NetnsHost) -> None:

@@ -42,12 +42,38 @@ def test_packets_are_valid_and_say_to_which_port_they_were_sent(family: str, pro
         assert family == "ipv6" or total(head) == 0xFFFF
         assert body[2:4] == port.to_bytes(2, "big")
         translated = head + body[:2] + b"\x0c\x38" + body[4:]
-        for reader, data in ((packets.reader(header=True), translated), (packets.reader(header=False), body)):
-            assert reader(data) == port
-        assert others.reader(header=True)(packet) == 0
+        assert packets.reader()(translated) == packets.reader(unchanged=True)(packet) == port
+        assert packets.reader(unchanged=True)(translated) == 0
+        elsewhere = head[:-1] + b"\x77" + body
+        assert (packets.reader()(elsewhere), packets.reader(unchanged=True)(elsewhere)) == (port, 0)
+        assert others.reader()(packet) == 0
         place = 9 if family == "ipv4" else 6
-        assert packets.reader(header=True)(packet[:place] + b"\x01" + packet[place + 1 :]) == 0
-    assert packets.reader(header=True)(b"") == 0
+        assert packets.reader()(packet[:place] + b"\x01" + packet[place + 1 :]) == 0
+    assert packets.reader()(b"") == 0
+
+
+@pytest.mark.parametrize("family", ENDS)
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_answers_are_valid_and_say_what_they_answer(family: str, protocol: str) -> None:
+    source, target = ENDS[family]
+    packets = Packets(family, protocol, source, target, 7)
+    length = 20 if family == "ipv4" else 40
+    addresses = ipaddress.ip_address(target).packed + ipaddress.ip_address(source).packed
+    for port in (1, 80, 255, 256, 32768, 65534, 65535):
+        packet = packets.to(port)
+        answer = packets.answer(packet)
+        head, body = answer[:length], answer[length:]
+        number = {"tcp": 6, "udp": 17}[protocol]
+        assert head[-len(addresses) :] == addresses
+        assert total(addresses + struct.pack("!II", len(body), number) + body) == 0xFFFF
+        assert family == "ipv6" or total(head) == 0xFFFF
+        assert body[:4] == packet[length + 2 : length + 4] + packet[length : length + 2]
+        assert packets.answer_reader()(answer) == port
+        assert packets.target_of(answer) == source
+        if protocol == "tcp":
+            assert packets.answered_by(answer, port)
+            assert packets.answer_reader()(packet) == 0
+    assert packets.answer_reader()(b"") == 0
 
 
 def test_the_far_end_is_one_that_no_rule_names() -> None:
