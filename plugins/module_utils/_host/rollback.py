@@ -24,11 +24,10 @@ import typing as t
 from dataclasses import dataclass
 
 from .._backends.contract import BackendError, RemoveFile, WriteFile
-from .local import LOCK, PATH, StepError, carry_out, put
+from .local import LOCK, PATH, LocalHost, StepError, carry_out, put
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Action, Step
-    from .local import LocalHost
 
 __all__ = ["FOLDER", "Pending", "change", "finish", "former", "pending"]
 
@@ -312,7 +311,8 @@ def _set_timer(seconds: int, token: str) -> None:
     run = ["/bin/sh", f"{_PENDING}/run", "again", token]
     if not os.path.isdir("/run/systemd/system"):
         with open(os.devnull, "r+b") as null:
-            subprocess.Popen(  # pylint: disable=consider-using-with  # it is to live longer than this process
+            # It is to live longer than this process.
+            subprocess.Popen(  # pylint: disable=consider-using-with,ansible-bad-function
                 ["/bin/sh", "-c", f"sleep {seconds}; exec {shlex.join(run)}"],
                 stdin=null,
                 stdout=null,
@@ -328,14 +328,14 @@ def _set_timer(seconds: int, token: str) -> None:
     # Its clock is that of the kernel, which nobody can set; without the accuracy it may be a minute late.
     _stop_timer()
     timer = [f"--on-active={seconds}", "--timer-property=AccuracySec=100ms", f"--unit={UNIT}", "--collect", "--quiet"]
-    done = subprocess.run(["systemd-run", *timer, *run], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BackendError(done.stderr.strip())
+    done = LocalHost().run(["systemd-run", *timer, *run])
+    if done.code:
+        raise BackendError(done.err.strip())
 
 
 def _stop_timer() -> None:
     """Also one that a run which was killed has left, and a rollback that would be tried again."""
-    subprocess.run(["systemctl", "stop", f"{UNIT}.timer", f"{UNIT}.service"], capture_output=True, check=False)
+    LocalHost().run(["systemctl", "stop", f"{UNIT}.timer", f"{UNIT}.service"])
 
 
 def _withdraw() -> None:
@@ -403,10 +403,10 @@ def finish(*, check: bool = False) -> None:
     if check:
         return
     folder = "restoring" if os.path.isdir(f"{FOLDER}/restoring") else "pending"
-    done = subprocess.run(["/bin/sh", f"{FOLDER}/{folder}/run", "held"], capture_output=True, text=True, check=False)
-    if done.returncode:
+    done = LocalHost().run(["/bin/sh", f"{FOLDER}/{folder}/run", "held"])
+    if done.code:
         raise StepError(
-            f"a change that nobody has confirmed cannot be undone: {done.stderr.strip()}; put that right and run this "
+            f"a change that nobody has confirmed cannot be undone: {done.err.strip()}; put that right and run this "
             f"again, or remove {FOLDER}/pending and {FOLDER}/restoring to keep what is there now"
         )
 
