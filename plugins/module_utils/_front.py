@@ -56,6 +56,9 @@ def errors_to_user(module: AnsibleModule) -> t.Iterator[None]:
         module.fail_json(msg=str(error), problems=error.data())
     except (BackendError, StepError) as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        # Of what nobody expects of a host: no /proc, too few files that may be open, no memory.
+        module.fail_json(msg=f"this host refuses what is needed: {error}; put that right on it, and run this again")
 
 
 def compile_options(params: t.Mapping[str, t.Any]) -> Compiled:

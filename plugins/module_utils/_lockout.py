@@ -11,12 +11,11 @@ before the plan and after it.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import typing as t
 
 from ._apply import prepare
-from ._backends.contract import MARK, BackendError, Command
+from ._backends.contract import MARK, BackendError, Command, nft_items
 from ._host.connection import dialled, find, tunnels
 from ._model.messages import Notice
 from ._model.rules import changes
@@ -155,7 +154,7 @@ def _carry_out(host: Host, rules: RuleSet | None, backend: str, *, emptied: bool
     steps = prepare(host, rules, backend=backend or "auto").plan.steps
     commands = [command for step in steps for command in _commands(step.live or step.do)]
     if emptied and host.which("nft"):
-        for item in json.loads(host.run(["nft", "-j", "list", "chains"]).out)["nftables"]:
+        for item in nft_items(host.run(["nft", "-j", "list", "chains"]).out):
             chain = item.get("chain", {})
             if chain.get("table") == "firewalld" and f"{MARK}-" in chain["name"]:
                 commands.append(Command(("nft", "flush", "chain", chain["family"], chain["table"], chain["name"])))

@@ -111,7 +111,7 @@ def main() -> None:
     require_root(module)
     with errors_to_user(module):
         live = look(LocalHost())
-    waiting = pending()
+        waiting = pending()
     module.exit_json(
         changed=False,
         backends=list(live.backends),

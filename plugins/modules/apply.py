@@ -308,7 +308,7 @@ from ..module_utils._front import (
     tell,
 )
 from ..module_utils._host.local import LocalHost, lock
-from ..module_utils._host.rollback import change, finish, former
+from ..module_utils._host.rollback import change, finish, former, unreadable
 from ..module_utils._lockout import cut_off, refuse_lockout
 from ..module_utils._model.lockdown import parse_lockdown
 from ..module_utils._model.messages import Notice, Problem, RequestError
@@ -380,7 +380,10 @@ def restored() -> tuple[RuleSet | None, tuple[Notice, ...]]:
     if before is None:
         text = "restored needs a change that was confirmed (confirm_within), and none is known on this host"
         raise RequestError([Problem("state", text)])
-    return RuleSet.of_kept(before), ()
+    try:
+        return RuleSet.of_kept(before), ()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise unreadable(error) from error
 
 
 def main() -> None:

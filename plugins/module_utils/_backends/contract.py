@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import typing as t
 from dataclasses import dataclass, replace
 
-from .._model.messages import Notice
+from .._model.messages import Notice, shortened
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, Rule, RuleSet, Side, changes
 
@@ -41,8 +42,10 @@ __all__ = [
     "crossings",
     "direction_of",
     "edits_of",
+    "from_json",
     "is_ours",
     "live_rules",
+    "nft_items",
     "overridden",
     "passage_of",
 ]
@@ -70,6 +73,26 @@ _OUTWARD = ("output", "forward_out")
 
 class BackendError(Exception):
     """The host's firewall cannot be read or changed as asked; the message names the thing and what to do."""
+
+
+def from_json(text: str, command: str) -> t.Any:
+    """What a command has printed in JSON. Raises BackendError where it has not."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        said = shortened(text.strip())
+        raise BackendError(
+            f"{command} printed no JSON, but {said!r}; is the command on this host the one of its package?"
+        ) from None
+
+
+def nft_items(text: str) -> list[dict[str, t.Any]]:
+    """The items that `nft -j list` has printed. Raises BackendError where it has printed something else."""
+    listing = from_json(text, "nft -j")
+    items = listing.get("nftables") if isinstance(listing, dict) else None
+    if not isinstance(items, list):
+        raise BackendError(f"nft -j printed no listing, but {shortened(text.strip())!r}; is it the nft of nftables?")
+    return items
 
 
 @dataclass(frozen=True)

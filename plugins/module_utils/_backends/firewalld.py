@@ -30,7 +30,7 @@ from .._model.lockdown import Lockdown, Passing
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
-from .contract import LOCKED, Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of
+from .contract import LOCKED, Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of, from_json
 
 if t.TYPE_CHECKING:
     from .contract import Action, Host
@@ -396,7 +396,7 @@ def _ask(host: Host, interface: str, member: str, *arguments: str) -> t.Any:
     outcome = host.run(_argv(interface, member, *arguments))
     if outcome.code != 0:
         raise BackendError(f"firewalld does not answer to {member}: {outcome.err.strip() or outcome.out.strip()}")
-    return json.loads(outcome.out)["data"][0]
+    return from_json(outcome.out, "busctl")["data"][0]
 
 
 def _xml(text: str) -> ElementTree.Element:
@@ -486,7 +486,7 @@ def _read_live(host: Host, names: t.Iterable[str]) -> tuple[Config, tuple[Policy
     for name in sorted({*names, *used}):
         outcome = host.run(_argv("", "getServiceSettings2", "s", name))
         if outcome.code == 0:
-            services[name] = _live_ports(json.loads(outcome.out)["data"][0])
+            services[name] = _live_ports(from_json(outcome.out, "busctl")["data"][0])
         elif "INVALID_SERVICE" not in outcome.err:
             raise BackendError(f"firewalld does not tell about service {name}: {outcome.err.strip()}")
     return Config(policies, services), tuple(ahead)
@@ -547,7 +547,7 @@ def _object(host: Host, python: tuple[str, ...], files: dict[str, str | None], r
     outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps({"running": running, "files": below}))
     if outcome.code != 0:
         raise BackendError(f"firewalld's configuration cannot be checked: {outcome.err.strip()}")
-    found = json.loads(outcome.out)
+    found = from_json(outcome.out, "the check of firewalld's configuration")
     return found["invalid"], found["differences"]
 
 

@@ -9,7 +9,6 @@ Works with both variants of the commands (nf_tables and legacy), whichever the h
 from __future__ import annotations
 
 import contextlib
-import json
 import typing as t
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +33,7 @@ from .contract import (
     direction_of,
     edits_of,
     is_ours,
+    nft_items,
     overridden,
     passage_of,
 )
@@ -353,7 +353,7 @@ def _existing(host: Host, family: str, saved: bool) -> frozenset[str]:
     outcome = host.run(["nft", "-j", "list", "chains", _NFT_FAMILY[family]])
     if outcome.code != 0:
         raise BackendError(f"nft -j list chains {_NFT_FAMILY[family]} failed: {outcome.err.strip()}")
-    chains = [item["chain"] for item in json.loads(outcome.out)["nftables"] if "chain" in item]
+    chains = [item["chain"] for item in nft_items(outcome.out) if "chain" in item]
     return frozenset(chain["name"] for chain in chains if chain["table"] == "filter" and "hook" in chain)
 
 

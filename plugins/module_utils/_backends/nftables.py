@@ -37,6 +37,7 @@ from .contract import (
     direction_of,
     edits_of,
     is_ours,
+    nft_items,
     overridden,
     passage_of,
 )
@@ -649,7 +650,7 @@ def parse_listing(listing: str) -> dict[str, Table]:
     """The tables of `nft -j list ruleset`."""
     tables: dict[str, Table] = {}
     rules: dict[tuple[str, str, str], list[dict[str, t.Any]]] = {}
-    for item in json.loads(listing)["nftables"]:
+    for item in nft_items(listing):
         kind, value = next(iter(item.items()))
         # There may be many thousands.
         if kind == "rule":

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import posixpath
 import re
 import typing as t
 from dataclasses import dataclass
 
-from .._backends.contract import BackendError
+from .._backends.contract import BackendError, from_json
 from .._model.messages import Problem, RequestError
 from .._model.rules import family_of, normalise_networks, overlap
 from .formats import local_domain
@@ -213,7 +212,7 @@ def _interfaces(host: Host) -> dict[str, list[tuple[str, int]]]:
         link["ifname"]: [
             (info["local"], info["prefixlen"]) for info in link["addr_info"] if info.get("scope") != "link"
         ]
-        for link in json.loads(outcome.out)
+        for link in from_json(outcome.out, "ip -json address show")
         if "ifname" in link
     }
 

@@ -41,7 +41,7 @@ class LocalHost:
         self._environment = {**os.environ, "LC_ALL": "C", "PATH": PATH}
 
     def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
-        """Run a command in the C locale; a command that is not there ends with code 127."""
+        """Run a command in the C locale; one that is not there ends with code 127. Raises BackendError if it cannot."""
         try:
             done = subprocess.run(  # pylint: disable=ansible-bad-function  # run_command needs a module, this has none
                 list(argv),
@@ -54,6 +54,8 @@ class LocalHost:
             )
         except FileNotFoundError:
             return Outcome(127, "", f"{argv[0]}: command not found")
+        except OSError as error:
+            raise BackendError(f"{error.strerror}: {argv[0]}") from error
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def which(self, name: str) -> str | None:
@@ -90,8 +92,11 @@ def put(path: str, text: str, mode: int) -> None:
                 os.setxattr(temporary, "security.selinux", os.getxattr(path, "security.selinux"))
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         _unlink(temporary)
+        if isinstance(error, OSError):
+            # A full disk names no file.
+            error.filename = error.filename or path
         raise
 
 
@@ -139,6 +144,8 @@ def _act(host: LocalHost, action: Action) -> str:
                 return f"{action.argv[0]} ended with code {outcome.code}: {why}"
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
+    except BackendError as error:
+        return str(error)
     return ""
 
 
@@ -165,12 +172,18 @@ def carry_out(host: LocalHost, steps: t.Sequence[Step], *, begin: t.Callable[[in
 
 @contextlib.contextmanager
 def lock() -> t.Iterator[None]:
-    """Hold the host's one lock for changes, so that two runs do not interleave. Raises StepError after a minute.
+    """Hold the host's one lock for changes, so that two runs do not interleave.
+
+    Raises StepError after a minute, and where it cannot be opened.
 
     What this process makes from here on, folders too, can be changed by root alone.
     """
     os.umask(0o022)
-    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"{LOCK}, which keeps two runs apart, cannot be opened: {error.strerror}; put that right first"
+        raise StepError(message) from error
     try:
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:

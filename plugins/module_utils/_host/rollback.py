@@ -29,13 +29,16 @@ from .local import LOCK, PATH, LocalHost, StepError, carry_out, put
 if t.TYPE_CHECKING:
     from .._backends.contract import Action, Step
 
-__all__ = ["FOLDER", "Pending", "change", "finish", "former", "pending"]
+__all__ = ["FOLDER", "Pending", "change", "finish", "former", "pending", "unreadable"]
 
 FOLDER = "/var/lib/openagora/firewall"
 UNIT = "openagora-rollback"
 _PENDING = f"{FOLDER}/pending"
 # What is not there yet, or no longer; nothing in it counts.
 _NEW = f"{FOLDER}/new"
+_FORMER = f"{FOLDER}/former.json"
+# Of the files that a later run reads, which may be one of another version of the collection.
+_VERSION = 1
 _BOOT_UNIT = f"{UNIT}-boot.service"
 _SYSTEM = "/etc/systemd/system"
 _LINK = f"{_SYSTEM}/sysinit.target.wants/{_BOOT_UNIT}"
@@ -279,8 +282,8 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
     Raises BackendError when it cannot be set; nothing is left of it then.
     """
     token = secrets.token_hex(8)
-    boot, now = _now()
     try:
+        boot, now = _now()
         os.makedirs(FOLDER, mode=0o700, exist_ok=True)
         shutil.rmtree(_NEW, ignore_errors=True)
         os.mkdir(_NEW, 0o700)
@@ -289,8 +292,8 @@ def _arm(steps: t.Sequence[Step], seconds: int, former: t.Any) -> _Armed:
             "begun": "",
             "token": token,
             "process": str(os.getpid()),
-            "until": f"{boot} {now + seconds}",
-            "former": json.dumps(former),
+            "until": f"{boot} {now + seconds} {_VERSION}",
+            "former": json.dumps({"version": _VERSION, "former": former}),
         }
         for name, text in texts.items():
             put(f"{_NEW}/{name}", text, 0o600)
@@ -345,7 +348,8 @@ def _withdraw() -> None:
         os.rename(_PENDING, _NEW)
     shutil.rmtree(_NEW, ignore_errors=True)
     if os.path.isdir("/run/systemd/system"):
-        _stop_timer()
+        with contextlib.suppress(BackendError):
+            _stop_timer()
     for path in (_LINK, f"{_SYSTEM}/{_BOOT_UNIT}"):
         # One that cannot be taken away has nothing to do without the folder, as its conditions say.
         with contextlib.suppress(OSError):
@@ -374,16 +378,24 @@ def change(host: LocalHost, steps: t.Sequence[Step], *, seconds: int, former: t.
 
 
 def pending() -> Pending | None:
-    """The change that waits for its confirmation, if there is one."""
+    """The change that waits for its confirmation, if there is one. Raises StepError where that cannot be read."""
     if os.path.isdir(f"{FOLDER}/restoring"):
         return Pending(0)
     try:
         with open(f"{_PENDING}/until", encoding="ascii") as file:
-            boot, until = file.read().split()
+            boot, until, *version = file.read().split()
+        if version not in ([], [str(_VERSION)]):
+            raise ValueError(f"it is of version {' '.join(version)}, and this one reads {_VERSION}")
+        ends = float(until)
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise StepError(
+            f"{_PENDING}/until does not tell how long a change waits for its confirmation: {error}; bring back what "
+            f"was before it (/bin/sh {_PENDING}/run held), or remove {_PENDING} to keep what is there now"
+        ) from error
     this_boot, now = _now()
-    return Pending(max(0.0, float(until) - now) if boot == this_boot else 0)
+    return Pending(max(0.0, ends - now) if boot == this_boot else 0)
 
 
 def finish(*, check: bool = False) -> None:
@@ -412,9 +424,25 @@ def finish(*, check: bool = False) -> None:
 
 
 def former() -> t.Any:
-    """What was before the last confirmed change, as `change` was given it; None when nothing is known."""
+    """What was before the last confirmed change, as `change` was given it; None when nothing is known.
+
+    Raises BackendError where that cannot be read.
+    """
     try:
-        with open(f"{FOLDER}/former.json", encoding="utf-8") as file:
-            return json.load(file)
+        with open(_FORMER, encoding="utf-8") as file:
+            kept = json.load(file)
+        if kept["version"] != _VERSION:
+            raise ValueError(f"it is of version {kept['version']}, and this one reads {_VERSION}")
+        return dict(kept["former"])
     except FileNotFoundError:
         return None
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> BackendError:
+    """What is told where what `former` gives, or its file, is not what a run of this version has kept."""
+    return BackendError(
+        f"{_FORMER} does not tell what was before the last confirmed change ({type(error).__name__}: {error}); it is "
+        "damaged, or of another version of the collection. The next confirmed change writes it anew"
+    )

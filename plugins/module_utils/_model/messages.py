@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-__all__ = ["Notice", "Problem", "RequestError"]
+__all__ = ["Notice", "Problem", "RequestError", "shortened"]
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +44,7 @@ class RequestError(ValueError):
     """A request cannot be fulfilled; holds all its problems, not only the first. Of many the first hundred are told."""
 
     def __init__(self, problems: t.Iterable[Problem]) -> None:
-        self.problems = tuple(replace(problem, message=_shortened(problem.message)) for problem in problems)
+        self.problems = tuple(replace(problem, message=shortened(problem.message)) for problem in problems)
         count = len(self.problems)
         head = "" if count == 1 else f"{count} problems: "
         tail = f"; and {count - _TOLD} more" if count > _TOLD else ""
@@ -55,7 +55,8 @@ class RequestError(ValueError):
         return [{"where": problem.where, "message": problem.message} for problem in self.problems[:_TOLD]]
 
 
-def _shortened(message: str) -> str:
+def shortened(message: str) -> str:
+    """The message, of a long one both ends."""
     left = len(message) - 2 * _ENDS
     # One that is shortened already is not shortened again.
     return message if left <= _ENDS else f"{message[:_ENDS]}[... {left} characters ...]{message[-_ENDS:]}"

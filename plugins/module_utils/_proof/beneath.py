@@ -8,10 +8,10 @@ In the copy each interface has a cable of its own and nothing lies beneath it, s
 
 from __future__ import annotations
 
-import json
 import re
 import typing as t
 
+from .._backends.contract import nft_items
 from .doubt import Doubt
 from .rulesets import Piece, run
 
@@ -62,7 +62,7 @@ def _doors(network: Network, pieces: t.Iterable[Piece]) -> t.Iterator[tuple[str,
 def _bridges(host: Host, network: Network) -> t.Iterator[tuple[str, str, set[str]]]:
     bridges = {link.name for link in network.links if link.kind == "bridge"}
     if bridges and host.which("nft"):
-        for item in json.loads(run(host, ["nft", "-j", "list", "tables"]))["nftables"]:
+        for item in nft_items(run(host, ["nft", "-j", "list", "tables"])):
             table = item.get("table", {})
             if table.get("family") == "bridge":
                 yield (

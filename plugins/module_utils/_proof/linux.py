@@ -98,6 +98,8 @@ def _child(writer: int, body: t.Callable[[], t.Any]) -> t.NoReturn:
         answer = body()
     except BackendError as error:
         answer = ("error", str(error))
+    except OSError as error:
+        answer = ("error", f"the private copy cannot be made: {error}; put that right on the host, and run this again")
     except BaseException:
         answer = ("defect", traceback.format_exc())
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import pwd
+import re
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,9 @@ ALL_PORTS = PortSet.of((LOWEST, HIGHEST))
 
 # The number after it, (uid_t) -1, stands for none.
 _HIGHEST_USER = (1 << 32) - 2
+
+# What the kernel takes (dev_valid_name), which is more than rules may name.
+_INTERFACE = re.compile(r"[^\s/\0]{1,15}")
 
 T = t.TypeVar("T")
 
@@ -81,6 +85,9 @@ def read_question(params: t.Mapping[str, t.Any]) -> Question:
     passage = read(read_passage, params, otherwise=Passage())
     far, near = (read(_addresses, params[name], name, otherwise=nothing) for name in ("far", "near"))
     user = read(_user, params["user"], otherwise=None)
+    if not _INTERFACE.fullmatch(params["interface"] or "lo"):
+        text = f"{params['interface']!r} is not the name of an interface, which has at most 15 letters and no blanks"
+        problems.append(Problem("interface", text))
     for name in ("directions", "families"):
         if not params[name]:
             problems.append(Problem(name, "is empty; leave it out for all"))
@@ -147,8 +154,9 @@ def _addresses(texts: t.Iterable[str], where: str) -> tuple[str, ...]:
 def _user(name: str | None) -> int | None:
     if name is None:
         return None
-    number = int(name) if name.isdecimal() else -1
-    with contextlib.suppress(KeyError):
+    number = int(name) if re.fullmatch(r"[0-9]{1,10}", name) else -1
+    # A name with a zero byte, or one that the locale cannot hold, is a ValueError.
+    with contextlib.suppress(KeyError, ValueError):
         number = number if number >= 0 else pwd.getpwnam(name).pw_uid
     if not 0 <= number <= _HIGHEST_USER:
         text = f"{name!r} is not a user of this host; a name or a number up to {_HIGHEST_USER} is needed"

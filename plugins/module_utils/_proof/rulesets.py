@@ -11,7 +11,7 @@ import re
 import typing as t
 from dataclasses import dataclass, replace
 
-from .._backends.contract import BackendError
+from .._backends.contract import BackendError, nft_items
 from .._backends.nftables import kept_by_iptables, parse_listing
 from .doubt import HIDDEN, PASSING, VARIANTS, in_nft, in_save_format
 
@@ -88,7 +88,7 @@ def run(host: Host, argv: list[str]) -> str:
 def _nft_tables(host: Host) -> t.Iterator[Piece]:
     # Without the rules, of which there may be many.
     kinds = ("tables", "chains", "sets")
-    items = [item for kind in kinds for item in json.loads(run(host, ["nft", "-j", "-t", "list", kind]))["nftables"]]
+    items = [item for kind in kinds for item in nft_items(run(host, ["nft", "-j", "-t", "list", kind]))]
     tables = parse_listing(json.dumps({"nftables": items}))
     for table in tables.values():
         if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
@@ -106,7 +106,7 @@ def _extensions(host: Host, table: Table) -> dict[str, list[str]]:
     nft lists what it cannot translate as `xt match NAME`, which cannot be loaded, or leaves it out without a word when
     it has no library for it.
     """
-    listing = json.loads(run(host, ["nft", "-j", "list", "table", table.family, table.name]))["nftables"]
+    listing = nft_items(run(host, ["nft", "-j", "list", "table", table.family, table.name]))
     found = {}
     for rule in (item["rule"] for item in listing if "rule" in item):
         names = [statement["xt"]["name"] for statement in rule["expr"] if "xt" in statement]
@@ -200,7 +200,7 @@ class Rules:
                 feed(self._host, replace(piece, text=text))
 
     def _settle_doubts(self, variant: str) -> None:
-        listing = json.loads(run(self._host, ["nft", "-j", "list", "ruleset"]))["nftables"]
+        listing = nft_items(run(self._host, ["nft", "-j", "list", "ruleset"]))
         commands, doubts = in_nft(listing, user=self._user, steered=self._steered, variant=variant)
         texts = self.nft_texts() if doubts else {}
         self.doubts += [replace(doubt, rule=texts.get(doubt.rule, doubt.rule)) for doubt in doubts]

@@ -13,6 +13,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
+from .._backends.contract import BackendError
 from .._host.local import LocalHost
 from .._model.messages import Problem, RequestError
 from .._model.ports import PortError, PortSet
@@ -63,15 +64,18 @@ def look(
     root: str = "",
     making: t.Mapping[str, dict[str, t.Any]] | None = None,
 ) -> Seen:
-    """Look at the host. Raises RequestError for plans that cannot be read.
+    """Look at the host. Raises RequestError for plans that cannot be read, BackendError without what the kernel tells.
 
     `making` are plans that count in place of those in the files, empty ones for none; `root` is where the host's /etc
     is, for tests.
     """
     host = LocalHost()
-    laid_over = {one: Plan.of(data) if data else None for one, data in (making or {}).items()}
+    laid_over = _made(making or {})
     plans = {one: plan for one, plan in {**_plans(host, root + FOLDER), **laid_over}.items() if plan}
-    low, high = _numbers(host, "net.ipv4.ip_local_port_range")
+    ephemeral = _numbers(host, "net.ipv4.ip_local_port_range")
+    if len(ephemeral) != 2:
+        raise BackendError("net.ipv4.ip_local_port_range, a sysctl, holds no two numbers here; is /proc mounted?")
+    low, high = ephemeral
     setting = host.read(root + FILE) or ""
     view = View(
         bound=_bound(host),
@@ -113,14 +117,33 @@ def _plans(host: LocalHost, folder: str) -> dict[str, Plan]:
             continue
         path = f"{folder}/{file}"
         try:
-            plans[name] = Plan.of(json.loads(host.read(path) or ""))
-            if plans[name].name != name:
-                raise PlanError(f"it is plan {plans[name].name!r}")
+            plans[name] = _read(name, json.loads(host.read(path) or ""))
         except ValueError as error:
             problems.append(Problem(path, f"no plan can be read from it: {error}; put it right, or remove it"))
     if problems:
         raise RequestError(problems)
     return plans
+
+
+def _made(making: t.Mapping[str, t.Any]) -> dict[str, Plan | None]:
+    """The plans of an option, by name; None for those that are gone."""
+    plans = {}
+    problems = []
+    for name, data in making.items():
+        try:
+            plans[name] = _read(name, data) if data else None
+        except PlanError as error:
+            problems.append(Problem(f"making.{name}", f"{error}; give what this module returned as plan"))
+    if problems:
+        raise RequestError(problems)
+    return plans
+
+
+def _read(name: str, data: t.Any) -> Plan:
+    plan = Plan.of(data)
+    if plan.name != name:
+        raise PlanError(f"it is plan {plan.name!r}")
+    return plan
 
 
 def _plan_of(file: str) -> str:

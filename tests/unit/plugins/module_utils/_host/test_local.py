@@ -181,6 +181,27 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert old.read_text(encoding="utf-8") == "old"
 
 
+def test_a_full_disk_names_no_file_and_the_error_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StepError, match=f"write: No space left on device: {tmp_path}/file; everything"):
+        carry_out(HOST, [step("write", WriteFile(str(tmp_path / "file"), "new"))])
+
+
+def test_a_command_that_cannot_be_started(tmp_path: Path) -> None:
+    """Neither a plan is made from it, nor is it taken for done."""
+    (tmp_path / "command").write_text("", encoding="utf-8")
+    command = str(tmp_path / "command")
+    with pytest.raises(BackendError, match=f"Permission denied: {command}"):
+        HOST.run([command])
+    undo = (say(tmp_path, "undone"),)
+    with pytest.raises(StepError, match=r"two: Permission denied: .*command; everything is as it was"):
+        carry_out(HOST, [step("one", say(tmp_path, "done"), undo=undo), step("two", Command((command,)))])
+    assert diary(tmp_path) == ["done", "undone"]
+
+
 def test_where_a_file_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StepError, match=f"write: Not a directory: {tmp_path}/file/below"):
