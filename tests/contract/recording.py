@@ -242,6 +242,8 @@ class TestCheck:
             target.run(f"echo 50000 >{RESERVED}")
             target.run("echo net.ipv4.ip_local_reserved_ports=50000 >/etc/sysctl.d/zz.conf")
             target.run("nft insert rule inet filter input udp dport 51820 accept")
+            # A service that gets packets and may not answer would be told too.
+            target.run("nft insert rule inet filter output udp sport 51820 accept")
             target.run("nft insert rule inet filter input meta nfproto ipv6 udp dport 40001 drop")
             found = self.faults(target)
             assert "UDP 40030 is held by python3" in found
