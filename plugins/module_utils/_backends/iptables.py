@@ -392,7 +392,7 @@ def read_filter(host: Host, command: str, table: Table | None, asked: t.Callable
             f"{command}-save -t filter failed: {says}. Where nft made a rule of it, install nftables, which lists it"
         )
     policies, rules = parse("" if outcome.code != 0 or refused else outcome.out)
-    odd = foreign(table.chains.values()) if table else {}
+    odd = foreign(host, table.chains.values()) if table else {}
     if table is None or not (odd or outcome.code != 0 or refused):
         return None if refused else Filter(policies, rules)
     unseen: set[str] = set()

@@ -687,9 +687,9 @@ def kept_by_iptables(host: Host, table: Table) -> bool:
 
     Either alone is not enough: they print rules of nft without what they have no word for.
     """
-    if not _has_iptables_names(table) or table.sets or foreign(table.chains.values()):
+    if not (_has_iptables_names(table) and _can_be_saved(host, table)):
         return False
-    if not _can_be_saved(host, table):
+    if table.sets or foreign(host, table.chains.values()):
         return False
     saved = host.run([f"{table.family}tables-nft-save", "-t", table.name])
     return saved.code == 0 and "is incompatible" not in saved.out

@@ -146,7 +146,9 @@ def _mixed(host: Host, table: Table, listing: str, family: str, command: str) ->
     outcome = host.run(argv)
     if outcome.code != 0:
         raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
-    ours = chains_alone(host, family) if extended and table.name == "filter" else ""
+    ours = ""
+    if table.name == "filter" and any(name.startswith(f"{MARK}-") for name in table.chains):
+        ours = chains_alone(host, family)
     text = outcome.out
     if extended:
         missing = frozenset(_NO_LIBRARY.findall(outcome.err))
