@@ -21,7 +21,9 @@ if t.TYPE_CHECKING:
     from .._backends.nftables import Table
     from .doubt import Doubt
 
-__all__ = ["Piece", "Rules", "feed", "read_rules", "run"]
+__all__ = ["Piece", "Rules", "feed", "read_rules", "run", "settled"]
+
+T = t.TypeVar("T")
 
 # Of a message or a line, which may hold all elements of a set.
 _LONGEST = 300
@@ -105,6 +107,14 @@ def read_rules(host: Host) -> tuple[Piece, ...]:
     for _family, command in _IP_FAMILIES.values():
         pieces += _save_formats(host, command, None if kept is None else kept[command])
     return tuple(piece for piece in pieces if piece.text.strip())
+
+
+def settled(read: t.Callable[[], T]) -> T:
+    """What a reading of several commands gives; once more where it fails, as when a table goes meanwhile."""
+    try:
+        return read()
+    except BackendError:
+        return read()
 
 
 def run(host: Host, argv: list[str]) -> str:

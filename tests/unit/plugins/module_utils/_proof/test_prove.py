@@ -784,6 +784,26 @@ def test_what_keeps_a_proof_from_being_made(host: NetnsHost, script: str, throug
         assert text in str(raised.value)
 
 
+# The command of nft, with which a table goes before its rules are read: once, or each time anew.
+GOING = """
+[ "$1 $2" = "-s list" ] && [ -e /run/going ] && { rm -f /run/going; exec /usr/sbin/nft list table inet gone; }
+exec /usr/sbin/nft "$@"
+"""
+
+
+def test_a_table_that_goes_while_it_is_read(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    host.stand_in("nft", GOING)
+    host.sh("touch /run/going")
+    assert prove(host, rules=WEB, ports=SOME)["covered"] == {"web": "yes"}
+    assert not host.exists("/run/going")
+    host.stand_in("nft", GOING.replace("rm -f /run/going;", ""))
+    host.sh("touch /run/going")
+    with pytest.raises(BackendError, match="nft -s list table inet filter failed: .*No such file"):
+        prove(host, rules=WEB, ports=SOME)
+
+
 def test_an_interface_that_is_not_there(host: NetnsHost) -> None:
     with pytest.raises(BackendError, match="interface eth9: not on this host, which has lo, out0, in0"):
         prove(host, ports=SOME, interface="eth9")
