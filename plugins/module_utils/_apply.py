@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from ._backends import boot
 from ._backends.contract import BackendError, Plan, Step, live_rules
 from ._backends.detect import BACKENDS, choose
+from ._backends.iptables import NFT_CHAINS
 from ._backends.nftables import Nftables, address_sets, unnamed
 from ._dns.resolver import look as names_of
 from ._model.messages import Notice
@@ -203,6 +204,9 @@ def _hindrances(
         # ufw's rules are rules of iptables.
         if {backend.name, chosen} not in ({chosen}, {"ufw", "iptables"}):
             chains += backend.in_the_way(state, rules)
+        if chosen == "iptables":
+            # Ours come first in them.
+            chains = [chain for chain in chains if chain not in NFT_CHAINS]
         for chain in chains:
             text = (
                 f"drops packets that rules of ours in backend {chosen} accept, and the drop counts; open the ports "

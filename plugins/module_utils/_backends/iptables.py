@@ -13,6 +13,7 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from .._model.lockdown import Lockdown, Passing
+from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, normalise_networks
 from . import boot
@@ -33,37 +34,79 @@ from .contract import (
     direction_of,
     edits_of,
     is_ours,
-    nft_items,
     overridden,
     passage_of,
 )
+from .nftables import leads_to, left_to_iptables, parse_listing
 from .saveformat import HALVES, drops, gathered, leads, multiport, options_of, parse, ports_of
+from .xtables import foreign
 
 if t.TYPE_CHECKING:
-    from .._model.messages import Notice
     from .contract import Crossing, Host
+    from .nftables import Table
+    from .xtables import Expression
 
-__all__ = ["Iptables"]
+__all__ = ["NFT_CHAINS", "Foreign", "Iptables", "chains_alone", "read_filter", "read_nft", "untold"]
 
 _BASE = {hook: hook.upper() for hook in HOOKS}
 # The chain of hook forward leads to those of its paths what crosses the gateway.
 _CHAIN = {name: f"{MARK}-{name.replace('_', '-')}" for name in (*PATHS, "forward")}
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _NFT_FAMILY = {"ipv4": "ip", "ipv6": "ip6"}
+# As backend nftables names the chains into which these commands put rules.
+NFT_CHAINS = frozenset(
+    f"nftables table {family} filter chain {base}" for family in _NFT_FAMILY.values() for base in _BASE.values()
+)
 _ICMP = {"ipv4": "icmp", "ipv6": "ipv6-icmp"}
 # Where the boot script keeps which base chains exist only because of us: iptables-nft cannot tell (the built-in chains
 # of its save format are always listed), and `absent` has to take them away again.
 _MADE = "# Base chains that these rules brought along:"
-# Restores a transaction after the jumps to our chains that there are, however many, were deleted.
+# Restores a transaction after the jumps to our chains that there are, however many, were deleted. A table that
+# iptables cannot print whole ends without COMMIT; in it a rule is deleted by its number, because to look for one by its
+# words fails at the first that has none.
 _LOADER = f"""\
-saved=$("$0" -t filter) || exit
+saved=$("$0" -t filter) || [ -n "$saved" ] || exit
+case $saved in
+    '' | *COMMIT*)
+        gone=$(printf '%s\\n' "$saved" | sed -n '/^-A {MARK}-/d; s/^-A \\(.* -[gj] {MARK}-[a-z-]*\\)$/-D \\1/p') ;;
+    *)
+        listed=$(nft -s list table "${{0%tables*}}" filter) || exit
+        gone=$(printf '%s\\n' "$listed" | awk '
+            /^\t[a-z]/ {{ chain = $1 == "chain" ? $2 : ""; number = 0; next }}
+            !/^\t\t/ || /^\t\t(type|policy|comment) / || chain ~ /^({MARK}-.*)?$/ {{ next }}
+            {{ number++ }}
+            / (jump|goto) {MARK}-[a-z-]*/ {{ found[++count] = "-D " chain " " number }}
+            END {{ while (count) print found[count--] }}') ;;
+esac
 rules=$(
     read -r table
     echo "$table"
-    printf '%s\\n' "$saved" | sed -n '/^-A {MARK}-/d; s/^-A \\(.* -[gj] {MARK}-[a-z-]*\\)$/-D \\1/p'
+    printf '%s\\n' "$gone"
     cat
 ) && printf '%s\\n' "$rules" | "$@"
 """
+
+
+class Foreign(t.NamedTuple):
+    """Rules of nft in a table of iptables: how many, and the first, with its chain.
+
+    `broken`: its commands cannot print the table whole; `refused`: they say so, and end well.
+    """
+
+    number: int
+    chain: str
+    rule: str
+    broken: bool
+    refused: bool
+
+
+class Filter(t.NamedTuple):
+    """The policies and rules of a filter table; `unseen` are the chains whose rules only nft lists."""
+
+    policies: dict[str, str]
+    rules: dict[str, tuple[str, ...]]
+    foreign: Foreign | None = None
+    unseen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -77,6 +120,10 @@ class Family:
     existing: frozenset[str] | None
     # By its full name, where it is not the one that the host's commands use.
     variant: str = ""
+    foreign: Foreign | None = None
+    unseen: frozenset[str] = frozenset()
+    # Whether nft can tell all rules of the table, so that what they stop is told by that backend.
+    native: bool = False
 
     @property
     def command(self) -> str:
@@ -320,41 +367,149 @@ def _refuse_foreign(family: Family) -> None:
             )
 
 
-def _read_family(host: Host, family: str, *, nft: bool, variant: str = "") -> Family | None:
-    """The filter table; None where it is one of nft's own, which these commands cannot read."""
+def read_nft(host: Host) -> dict[str, Table]:
+    """The tables of nft; none where nft is not installed. Raises BackendError."""
+    if not host.which("nft"):
+        return {}
+    argv = ["nft", "-j", "list", "ruleset"]
+    outcome = host.run(argv)
+    if outcome.code != 0:
+        raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
+    return parse_listing(outcome.out)
+
+
+def read_filter(host: Host, command: str, table: Table | None, asked: t.Callable[[str], bool]) -> Filter | None:
+    """The filter table that a command keeps, with stand-ins for the rules that it cannot tell.
+
+    `table` is what nft lists of it, and `asked` says which chains are looked at one by one where the command cannot
+    print all of it. None where it refuses to print it and nft is not there. Raises BackendError where it fails so.
+    """
+    outcome = host.run([f"{command}-save", "-t", "filter"])
+    refused = "is incompatible" in outcome.out
+    if outcome.code != 0 and table is None:
+        says = (outcome.err.strip() or outcome.out.strip()).rstrip(".")
+        raise BackendError(
+            f"{command}-save -t filter failed: {says}. Where nft made a rule of it, install nftables, which lists it"
+        )
+    policies, rules = parse("" if outcome.code != 0 or refused else outcome.out)
+    odd = foreign(host, table.chains.values()) if table else {}
+    if table is None or not (odd or outcome.code != 0 or refused):
+        return None if refused else Filter(policies, rules)
+    unseen: set[str] = set()
+    told: dict[str, tuple[str, ...]] = dict.fromkeys(_BASE.values(), ())
+    for name, chain in table.chains.items():
+        specs = rules.get(name, ())
+        if not policies and asked(name):
+            listed = host.run([command, "-S", name])
+            specs = parse(listed.out)[1].get(name, ()) if listed.code == 0 else ()
+        if len(specs) != len(chain.rules):
+            unseen.add(name)
+        told[name] = tuple(
+            _stand_in(rule, table) if name in unseen or index in odd.get(name, ()) else specs[index]
+            for index, rule in enumerate(chain.rules)
+        )
+    bases = {chain.name: chain.policy.upper() for chain in table.chains.values() if chain.hook}
+    policies = {name: bases.get(name, "ACCEPT" if name in _BASE.values() else "-") for name in told}
+    number = sum(map(len, odd.values()))
+    found = Foreign(number, *_first(host, table, odd), broken=outcome.code != 0 or refused, refused=refused)
+    return Filter(policies, told, found, frozenset(unseen))
+
+
+def _first(host: Host, table: Table, odd: dict[str, set[int]]) -> tuple[str, str]:
+    """The first rule that the commands cannot tell, in nft's words, after its chain."""
+    name = next(iter(odd), "")
+    index = min(odd.get(name, {0}))
+    lines = host.run(["nft", "-s", "list", "chain", table.family, table.name, name]).out.splitlines() if name else []
+    texts = [line.strip() for line in lines if line.startswith("\t\t")]
+    rules = texts[len(texts) - len(table.chains[name].rules) :] if name else []
+    return name, rules[index] if index < len(rules) else ""
+
+
+def _stand_in(rule: Expression, table: Table) -> str:
+    """A rule that the commands cannot tell, in words of theirs; what they have none for is an option of no match."""
+    kinds = {kind: value for statement in rule for kind, value in statement.items()}
+    target = (kinds.get("jump") or kinds.get("goto") or {}).get("target", "")
+    if target in _CHAIN.values() and kinds.keys() == {"xt", "counter", "jump"} and _named(kinds["xt"]) == "comment":
+        return f"-m comment --comment {MARK} -j {target}"
+    leads_there = list(leads_to(rule, table.sets))
+    if len(leads_there) == 1:
+        ((drop, where),) = leads_there
+        matches = [f"-p {drop.protocol} "] if drop.protocol else []
+        for option, ports in (("--dports", drop.dports), ("--sports", drop.sports)):
+            # A rule that matches no port leads nowhere.
+            matches += [f"-m multiport {option} {multiport(ports)} "] if ports else []
+        if drop.dports != PortSet() and drop.sports != PortSet():
+            return f"{''.join(matches)}-j {'DROP' if where == 'drop' else where}"
+    verdict = next((kind.upper() for kind in ("accept", "drop", "reject", "return") if kind in kinds), target)
+    return f"-m nft --nft{f' -j {verdict}' if verdict else ''}"
+
+
+def _named(extension: dict[str, str] | None) -> str:
+    """The name of an extension; nft before 1.0 lists none, and on a rule that leads to ours it is our comment."""
+    return (extension or {}).get("name", "comment")
+
+
+def untold(command: str, found: Foreign | None) -> t.Iterator[Notice]:
+    """The notice about rules in a table of iptables that its commands cannot tell."""
+    if found is None or not found.chain:
+        return
+    more = f" (and {found.number - 1} more)" if found.number > 1 else ""
+    fails = "cannot print the table for it" if found.broken else "prints only a part of it"
+    text = (
+        f"nft made the rule {found.rule!r}{more} in a table of {command}, and {command}-save {fails}; what it stops is "
+        f"told only as far as it hangs on protocol and port. Write it with {command}, or in a table of its own (nft "
+        "add table)"
+    )
+    yield Notice("not_of_iptables", f"{command} chain {found.chain}", text)
+
+
+def chains_alone(host: Host, family: str) -> str:
+    """The iptables-restore input that fills the chains of ours that a family's table has; empty without any."""
+    found = [each.ours() for each in Iptables().read(host).families if each.family == family]
+    return _transaction(Ours(), Ours(found[0].chains)) if found and found[0].chains else ""
+
+
+def _read_family(host: Host, family: str, nft: dict[str, Table] | None, *, variant: str = "") -> Family | None:
+    """The filter table; None where it is one of nft's own, which these commands cannot read. No `nft`: the old kind."""
     command = f"{_COMMANDS[family]}{variant}"
     # Looking at a legacy table creates it, so one that the kernel does not list is not looked at.
     names = f"/proc/net/{'ip' if family == 'ipv4' else 'ip6'}_tables_names"
-    text = ""
-    if nft or "filter" in (host.read(names) or "").split():
-        outcome = host.run([f"{command}-save", "-t", "filter"])
-        if outcome.code != 0:
-            raise BackendError(f"{command}-save -t filter failed: {outcome.err.strip() or outcome.out.strip()}")
-        text = outcome.out
-    if "is incompatible" in text:
+    if nft is None and "filter" not in (host.read(names) or "").split():
+        return Family(family, {}, {}, None, variant)
+    table = nft.get(f"{_NFT_FAMILY[family]} filter") if nft else None
+    found = read_filter(host, command, table, _asked)
+    native = nft is not None and table is not None and table.id not in left_to_iptables(host, nft)
+    native = native and table is not None and not _has_extensions(table)
+    if found is None or (native and found.foreign and found.foreign.refused):
         return None
-    policies, rules = parse(text)
-    read = Family(family, policies, rules, _existing(host, family, bool(text)) if nft else None, variant)
+    existing = None
+    if nft is not None:
+        existing = _existing(host, table, saved=bool(found.policies))
+    read = Family(family, found.policies, found.rules, existing, variant, found.foreign, found.unseen, native)
     _refuse_foreign(read)
     return read
+
+
+def _has_extensions(table: Table) -> bool:
+    return any("xt" in part for chain in table.chains.values() for rule in chain.rules for part in rule)
+
+
+def _asked(chain: str) -> bool:
+    return chain in _BASE.values() or chain.startswith(f"{MARK}-")
 
 
 def _read_beside(host: Host, family: str) -> Family | None:
     """The table of the old kind beside one of the new; None where one may not see whether there is any."""
     with contextlib.suppress(BackendError):
-        return _read_family(host, family, nft=False, variant="-legacy")
+        return _read_family(host, family, None, variant="-legacy")
     return None
 
 
-def _existing(host: Host, family: str, saved: bool) -> frozenset[str]:
+def _existing(host: Host, table: Table | None, *, saved: bool) -> frozenset[str]:
     """The base chains of table filter that exist in the kernel; without `nft`, all or none of them."""
     if not host.which("nft"):
         return frozenset(_BASE.values()) if saved else frozenset()
-    outcome = host.run(["nft", "-j", "list", "chains", _NFT_FAMILY[family]])
-    if outcome.code != 0:
-        raise BackendError(f"nft -j list chains {_NFT_FAMILY[family]} failed: {outcome.err.strip()}")
-    chains = [item["chain"] for item in nft_items(outcome.out) if "chain" in item]
-    return frozenset(chain["name"] for chain in chains if chain["table"] == "filter" and "hook" in chain)
+    return frozenset(chain.name for chain in table.chains.values() if chain.hook) if table else frozenset()
 
 
 class Iptables:
@@ -368,7 +523,7 @@ class Iptables:
 
     def in_force(self, host: Host) -> str:
         """The first base chain that has a rule or a policy other than ACCEPT."""
-        for family in self.read(host).families:
+        for family in (family for family in self.read(host).families if not family.native):
             for base in ("INPUT", "OUTPUT", "FORWARD"):
                 if family.policies.get(base, "ACCEPT") != "ACCEPT":
                     return f"{family.command} chain {base} has policy {family.policies[base]}"
@@ -385,9 +540,9 @@ class Iptables:
         for line in (host.read(boot.SCRIPT_PATH) or "").splitlines():
             if line.startswith(_MADE):
                 made = line[len(_MADE) :].split()
-        nft = "nf_tables" in version.out
-        beside = families if nft and host.which("iptables-legacy-save") else ()
-        read = [_read_family(host, family, nft=nft) for family in families]
+        nft = read_nft(host) if "nf_tables" in version.out else None
+        beside = families if nft is not None and host.which("iptables-legacy-save") else ()
+        read = [_read_family(host, family, nft) for family in families]
         old = [_read_beside(host, family) for family in beside]
         return State(
             families=tuple(family for family in read if family),
@@ -452,13 +607,15 @@ class Iptables:
             if not have.same(want):
                 restore = (f"{family.command}-restore", "--noflush", "--wait", "10")
                 loader = ("/bin/sh", "-c", _LOADER, f"{family.command}-save") if have.jumps != want.jumps else ()
+                # Where the commands fail at a rule of nft before ours, what is there has to be looked up.
+                seen = not any(jump.base in family.unseen for jump in have.jumps)
                 counts = ", ".join(f"{chain} ({len(specs)} rules)" for chain, specs in want.chains.items())
                 places = ", ".join(jump.base for jump in want.jumps)
                 what = f"{counts}, jumped to from {places}" if want.chains else "chains and jumps of ours go"
                 steps.append(
                     Step(
                         f"{family.command}: {what}",
-                        do=(Command(restore, _transaction(have, want)),),
+                        do=(Command(restore if seen else (*loader, *restore), _transaction(have, want, sure=seen)),),
                         undo=(
                             Command((*loader, *restore), _transaction(want, have, sure=False)),
                             *self._unmade(family, want),
@@ -534,7 +691,7 @@ class Iptables:
                         held = self._held(ours, options["-j"], path, family.family, passage)
                         found += tuple(accept for accept in held if not any(closes(drop, (accept,)) for drop in drops))
                 stops = family.policies.get(_BASE[hook], "ACCEPT") != "ACCEPT" or Drop() in family.drops(_BASE[hook])
-                if found or stops:
+                if found or (stops and not family.native):
                     places.append(Place(f"{family.command} {_BASE[hook]}", path, (family.family,), found))
         return tuple(places)
 
@@ -575,15 +732,16 @@ class Iptables:
         return ()
 
     def notices(self, state: State, desired: Desired) -> t.Iterator[Notice]:
-        """The rules that deny what ours, which come first, allow."""
+        """The rules that deny what ours, which come first, allow, and those that nobody can tell."""
         for family in state.families:
+            yield from untold(family.command, family.foreign)
             for hook, base in _BASE.items():
                 wanted = desired.accepts[family.family, hook]
                 yield from overridden(f"{family.command} chain {base}", family.drops(base), wanted)
 
     def in_the_way(self, state: State, rules: RuleSet) -> tuple[str, ...]:
         """The base chains that drop a needed port."""
-        return tuple(_dropping(state.families, _wanted(rules)))
+        return tuple(_dropping((family for family in state.families if not family.native), _wanted(rules)))
 
     def out_of_reach(self, state: State, rules: RuleSet) -> tuple[str, ...]:
         """Those of the old kind of tables, beside the kind that the host's commands use."""
@@ -610,9 +768,15 @@ def _dropping(families: t.Iterable[Family], wanted: dict[tuple[str, str], tuple[
                 yield f"{family.command} chain {base}"
 
 
+# The check ends with another code than 1 where it fails at a rule of nft that stands before ours.
 _JUMP_FUNCTION = f"""\
 jump() {{
-    "$1" --wait 10 --check "$2" -m comment --comment {MARK} -j "$3" 2>/dev/null ||
-        "$1" --wait 10 --insert "$2" 1 -m comment --comment {MARK} -j "$3" || status=1
+    "$1" --wait 10 --check "$2" -m comment --comment {MARK} -j "$3" 2>/dev/null
+    case $? in
+        0) return ;;
+        1) ;;
+        *) ! nft list chain "${{1%tables*}}" filter "$2" | grep -q "jump $3\\$" || return 0 ;;
+    esac
+    "$1" --wait 10 --insert "$2" 1 -m comment --comment {MARK} -j "$3" || status=1
 }}
 """

@@ -41,13 +41,22 @@ from .contract import (
     overridden,
     passage_of,
 )
+from .xtables import Expression, foreign
 
 if t.TYPE_CHECKING:
     from .._model.messages import Notice
     from .._model.rules import Rule
     from .contract import Crossing, Host
 
-__all__ = ["Nftables", "address_sets", "kept_by_iptables", "parse_listing", "unnamed"]
+__all__ = [
+    "Nftables",
+    "address_sets",
+    "kept_by_iptables",
+    "leads_to",
+    "left_to_iptables",
+    "parse_listing",
+    "unnamed",
+]
 
 # The chain of hook forward leads to those of its paths what crosses the gateway.
 _CHAIN = {name: f"{MARK}_{name}" for name in (*PATHS, "forward")}
@@ -92,8 +101,6 @@ _FORGETTING = Command(("/bin/sh", "-c", _FORGET))
 
 # Lockdown: base chains of our own. They come after the host's, which have their say as ever; a reject here is final.
 _LOCK, _LOCK_PRIORITY = f"inet {MARK}", 10
-
-Expression = list[dict[str, t.Any]]
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ class Table:
     def drops(self, chain: Chain, *, stop: int | None = None) -> t.Iterator[Drop]:
         """The foreign rules in a chain, and in those it leads to, that drop by protocol and port alone."""
         for rule in chain.rules[:stop]:
-            for drop, target in _leads(rule, self.sets):
+            for drop, target in leads_to(rule, self.sets):
                 if target == "drop":
                     yield drop
                 elif target in self.chains and not target.startswith(f"{MARK}_"):
@@ -291,7 +298,7 @@ def _as_list(value: t.Any) -> list[t.Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _leads(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Drop, str]]:
+def leads_to(rule: Expression, sets: t.Mapping[str, t.Any]) -> t.Iterator[tuple[Drop, str]]:
     """Where a rule leads (`drop`, or a chain) what it matches by protocol and ports alone, verdict maps included."""
     drop = Drop()
     for statement in rule:
@@ -648,6 +655,12 @@ def _transaction(table: str, have: Ours, want: Ours, *, sure: bool = True) -> st
 
 def parse_listing(listing: str) -> dict[str, Table]:
     """The tables of `nft -j list ruleset`."""
+    return dict(_parsed(listing))
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed(listing: str) -> dict[str, Table]:
+    # Several backends look at the same.
     tables: dict[str, Table] = {}
     rules: dict[tuple[str, str, str], list[dict[str, t.Any]]] = {}
     for item in nft_items(listing):
@@ -686,18 +699,45 @@ def _native(table: Table) -> bool:
     return table.family in _FAMILIES and not named and "dormant" not in table.flags
 
 
-def kept_by_iptables(host: Host, table: Table) -> bool:
-    """Whether iptables-nft keeps its rules in the table: it bears a name of those, and iptables can read it."""
+def _has_iptables_names(table: Table) -> bool:
+    """Whether the table and its base chains are named as iptables-nft names them, and nothing of ours is in it."""
     bases = [chain.name for chain in table.chains.values() if chain.hook]
-    if (
-        table.family == "inet"
-        or table.name not in _IPTABLES_TABLES
-        or table.sets
-        or not all(name in _IPTABLES_CHAINS for name in bases)
-    ):
+    ours = any(name.startswith(f"{MARK}_") for name in (*table.chains, *table.sets))
+    named = table.name in _IPTABLES_TABLES and all(name in _IPTABLES_CHAINS for name in bases)
+    return table.family in ("ip", "ip6") and named and not ours
+
+
+def kept_by_iptables(host: Host, table: Table) -> bool:
+    """Whether the table is one of iptables-nft: all that is in it can be its work, and its commands print it.
+
+    Either alone is not enough: they print rules of nft without what they have no word for.
+    """
+    if not (_has_iptables_names(table) and _can_be_saved(host, table)):
         return False
-    command = f"{'ip6' if table.family == 'ip6' else 'ip'}tables-nft-save"
-    return bool(host.which(command)) and "is incompatible" not in host.run([command, "-t", table.name]).out
+    if table.sets or foreign(host, table.chains.values()):
+        return False
+    saved = host.run([f"{table.family}tables-nft-save", "-t", table.name])
+    return saved.code == 0 and "is incompatible" not in saved.out
+
+
+def _can_be_saved(host: Host, table: Table) -> bool:
+    return bool(host.which(f"{table.family}tables-nft-save"))
+
+
+def left_to_iptables(host: Host, tables: t.Mapping[str, Table]) -> frozenset[str]:
+    """The tables that nft leaves to iptables: those of one name in both families, so that both have one firewall.
+
+    Where rules of nft stand beside such as only iptables can tell (extensions), the tables are iptables'. Where they
+    stand alone, nft can tell all of them.
+    """
+    left: set[str] = set()
+    for name in _IPTABLES_TABLES:
+        pair = [table for table in tables.values() if table.name == name and _has_iptables_names(table)]
+        pair = [table for table in pair if _can_be_saved(host, table)]
+        rules = (rule for table in pair for chain in table.chains.values() for rule in chain.rules)
+        if all(kept_by_iptables(host, table) for table in pair) or any("xt" in part for rule in rules for part in rule):
+            left.update(table.id for table in pair)
+    return frozenset(left)
 
 
 def _refuse_foreign(table: Table) -> None:
@@ -786,7 +826,8 @@ class Nftables:
                 listing = host.run(["nft", "-s", "list", "table", table.family, table.name]).out
                 flags = re.search(r"^\tflags (.+)", listing, re.MULTILINE)
                 tables[key] = replace(table, flags=tuple(flags[1].split(",")) if flags else ())
-        return {key: table for key, table in tables.items() if _native(table) and not kept_by_iptables(host, table)}
+        left = left_to_iptables(host, tables)
+        return {key: table for key, table in tables.items() if _native(table) and key not in left}
 
     def _texts(self, host: Host, table: Table) -> dict[str, tuple[str, ...]]:
         """The rules of chains with ours as nft prints them, asked for only where somebody has changed ours by hand."""
@@ -819,7 +860,8 @@ class Nftables:
         if outcome.code != 0:
             return {}
         tables = parse_listing(outcome.out)
-        return {key: table for key, table in tables.items() if _native(table) and not kept_by_iptables(host, table)}
+        left = left_to_iptables(host, tables)
+        return {key: table for key, table in tables.items() if _native(table) and key not in left}
 
     def render(self, rules: RuleSet, state: State) -> Desired:
         """Chains, sets and jumps for every table with a base chain that can drop what is needed."""

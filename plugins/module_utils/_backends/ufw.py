@@ -40,11 +40,13 @@ from .contract import (
     overridden,
     passage_of,
 )
+from .iptables import read_filter, read_nft, untold
 from .saveformat import HALVES, drops, gathered, multiport, options_of, parse, ports_of
 
 if t.TYPE_CHECKING:
     from .._model.rules import RuleSet
     from .contract import Action, Crossing, Drop, Host
+    from .iptables import Foreign
 
 __all__ = ["Ufw"]
 
@@ -181,6 +183,7 @@ class Table:
     text: str = ""
     # The rules of lockdown that ufw's file of this family has: hook, what for, and the rule.
     locks: tuple[tuple[str, str, str], ...] = ()
+    foreign: Foreign | None = None
 
     @property
     def live(self) -> bool:
@@ -455,11 +458,13 @@ def _read_file(host: Host, family: str) -> Table | None:
 
 def _read_live(host: Host, family: str) -> Table | None:
     """The kernel's rules; None where ufw's chains are not there. An active ufw has the table: looking creates none."""
-    command = f"{_COMMANDS[family]}-save"
-    outcome = host.run([command, "-t", "filter"])
-    if outcome.code != 0:
-        raise BackendError(f"{command} -t filter failed: {outcome.err.strip() or outcome.out.strip()}")
-    table = Table(family, *parse(outcome.out))
+    held = None
+    if "nf_tables" in host.run([_COMMANDS[family], "--version"]).out:
+        held = read_nft(host).get(f"{'ip' if family == 'ipv4' else 'ip6'} filter")
+    found = read_filter(host, _COMMANDS[family], held, lambda chain: "-user-" in chain or "-before-" in chain)
+    if found is None:
+        return None
+    table = Table(family, found.policies, found.rules, foreign=found.foreign)
     return table if all(table.chain(hook) in table.rules for hook in HOOKS) else None
 
 
@@ -960,6 +965,7 @@ class Ufw:
             if not entries:
                 continue
             if table.live:
+                yield from untold(_COMMANDS[table.family], table.foreign)
                 placed = {"forward" if entry.way.hook == "forward" else "host" for entry in entries}
                 answers = {"host": ("output", "input"), "forward": ("forward",)}
                 yield from _no_return(table, [hook for place in sorted(placed) for hook in answers[place]])

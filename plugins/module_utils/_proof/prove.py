@@ -22,7 +22,7 @@ from .network import Copy, read_network
 from .probe import Probe
 from .question import without_zones
 from .report import Proof, Verdict, report
-from .rulesets import Rules, read_rules
+from .rulesets import Rules, read_rules, settled
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
@@ -46,8 +46,7 @@ def prove(host: Host, question: Question) -> Proof:
     need_capabilities()
     question = replace(question, passage=without_zones(host, question.passage))
     network = read_network()
-    pieces = read_rules(host)
-    beneath = read_beneath(host, network, pieces)
+    pieces, beneath = settled(lambda: _read(host, network))
     filters = read_filters()
     off = tuple(family for family in question.families if family not in network.families)
     lacking = tuple(
@@ -59,6 +58,12 @@ def prove(host: Host, question: Question) -> Proof:
     lockdown = look(host).rules.lockdown if question.rules is not None else None
     result: dict[str, t.Any] = apart(lambda: _in_copy(host, network, pieces, beneath, filters, question, lockdown))
     return Proof({**result, "seconds": round(time.monotonic() - start, 2)}, off, lacking)
+
+
+def _read(host: Host, network: Network) -> tuple[tuple[Piece, ...], tuple[Piece | None, list[Doubt]]]:
+    """All rules, and what stands in for those beneath interfaces."""
+    pieces = read_rules(host)
+    return pieces, read_beneath(host, network, pieces)
 
 
 def _in_copy(

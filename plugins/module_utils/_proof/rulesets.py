@@ -11,7 +11,8 @@ import re
 import typing as t
 from dataclasses import dataclass, replace
 
-from .._backends.contract import BackendError, nft_items
+from .._backends.contract import MARK, BackendError, nft_items
+from .._backends.iptables import chains_alone
 from .._backends.nftables import kept_by_iptables, parse_listing
 from .doubt import HIDDEN, PASSING, VARIANTS, in_nft, in_save_format
 
@@ -20,15 +21,42 @@ if t.TYPE_CHECKING:
     from .._backends.nftables import Table
     from .doubt import Doubt
 
-__all__ = ["Piece", "Rules", "feed", "read_rules", "run"]
+__all__ = ["Piece", "Rules", "feed", "read_rules", "run", "settled"]
+
+T = t.TypeVar("T")
 
 # Of a message or a line, which may hold all elements of a set.
 _LONGEST = 300
 # What the kernel lists of legacy tables; looking at one that is not there would create it.
 _LEGACY = {"iptables": "/proc/net/ip_tables_names", "ip6tables": "/proc/net/ip6_tables_names"}
 _NFT_FAMILIES = ("inet", "ip", "ip6", "netdev")
+_IP_FAMILIES = {"ip": ("ipv4", "iptables"), "ip6": ("ipv6", "ip6tables")}
 _HANDLE = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
-_EXTENSION = re.compile(r' xt (?:match|target) "?[\w-]+"?')
+_EXTENSION = re.compile(r'\bxt (?:match|target) "?([\w-]+)"? ?')
+_NO_LIBRARY = re.compile(r"^XT (?:match|target) (\S+) not found$", re.MULTILINE)
+# Extensions that nft translates, when it has their libraries, to words that say the same.
+_TRANSLATED = frozenset(
+    (
+        "addrtype",
+        "comment",
+        "conntrack",
+        "icmp",
+        "icmp6",
+        "iprange",
+        "multiport",
+        "owner",
+        "state",
+        "tcp",
+        "udp",
+        "DNAT",
+        "MASQUERADE",
+        "REDIRECT",
+        "REJECT",
+        "SNAT",
+    )
+)
+# The state of connection that nft leaves out where the rule asks for a translated one, too.
+_HALF = re.compile(r"\bct status\b")
 _COMMENT = re.compile(r' comment "[^"]*"$')
 # A table that a program owns is as good without it in the copy.
 _OWNED = re.compile(r"^\tflags (?=.*\b(?:owner|persist)\b)(.+)$", re.MULTILINE)
@@ -39,11 +67,13 @@ class Piece:
     """Rules in the words of one command.
 
     `tool` is `nft`, `ipset`, or such as `iptables-nft`; `name` is the table of nft, `text` what the command reads.
+    `more`: it comes to what is in the table, and does not replace it.
     """
 
     tool: str
     text: str
     name: str = ""
+    more: bool = False
 
     @property
     def command(self) -> list[str]:
@@ -52,7 +82,7 @@ class Piece:
             return ["nft", "-f", "-"]
         if self.tool == "ipset":
             return ["ipset", "restore"]
-        return [f"{self.tool}-restore"]
+        return [f"{self.tool}-restore", *(["--noflush"] if self.more else [])]
 
     @property
     def is_iptables(self) -> bool:
@@ -70,11 +100,21 @@ def read_rules(host: Host) -> tuple[Piece, ...]:
     pieces = []
     if host.which("ipset"):
         pieces.append(Piece("ipset", run(host, ["ipset", "save"])))
+    kept: dict[str, list[str]] | None = None
     if host.which("nft"):
-        pieces += _nft_tables(host)
-    for command in ("iptables", "ip6tables"):
-        pieces += _save_formats(host, command)
+        native, kept = _nft_tables(host)
+        pieces += native
+    for _family, command in _IP_FAMILIES.values():
+        pieces += _save_formats(host, command, None if kept is None else kept[command])
     return tuple(piece for piece in pieces if piece.text.strip())
+
+
+def settled(read: t.Callable[[], T]) -> T:
+    """What a reading of several commands gives; once more where it fails, as when a table goes meanwhile."""
+    try:
+        return read()
+    except BackendError:
+        return read()
 
 
 def run(host: Host, argv: list[str]) -> str:
@@ -85,44 +125,82 @@ def run(host: Host, argv: list[str]) -> str:
     return outcome.out
 
 
-def _nft_tables(host: Host) -> t.Iterator[Piece]:
+def _nft_tables(host: Host) -> tuple[list[Piece], dict[str, list[str]]]:
+    """The tables of nft, and by their commands the names of those that iptables keeps."""
     # Without the rules, of which there may be many.
     kinds = ("tables", "chains", "sets")
     items = [item for kind in kinds for item in nft_items(run(host, ["nft", "-j", "-t", "list", kind]))]
-    tables = parse_listing(json.dumps({"nftables": items}))
-    for table in tables.values():
-        if table.family in _NFT_FAMILIES and not kept_by_iptables(host, table):
+    pieces: list[Piece] = []
+    kept: dict[str, list[str]] = {command: [] for _family, command in _IP_FAMILIES.values()}
+    for table in parse_listing(json.dumps({"nftables": items})).values():
+        if table.family in _IP_FAMILIES:
+            family, command = _IP_FAMILIES[table.family]
+            # An extension can stand in any of them.
+            listing = run(host, ["nft", "-j", "list", "table", table.family, table.name])
+            (whole,) = parse_listing(listing).values()
+            if kept_by_iptables(host, whole):
+                kept[command].append(table.name)
+                continue
+            pieces += _mixed(host, whole, listing, family, command)
+        elif table.family in _NFT_FAMILIES:
             text = run(host, ["nft", "-s", "list", "table", table.family, table.name])
-            hidden = _extensions(host, table) if table.family in ("ip", "ip6") else {}
-            if hidden:
-                text = run(host, ["nft", "-s", "-a", "list", "table", table.family, table.name])
-                text = _HANDLE.sub(functools.partial(_without_extensions, hidden), text)
-            yield Piece("nft", _OWNED.sub(_disowned, text), table.id)
+            pieces.append(Piece("nft", _OWNED.sub(_disowned, text), table.id))
+    return pieces, kept
 
 
-def _extensions(host: Host, table: Table) -> dict[str, list[str]]:
-    """The extensions of iptables in the rules of a table which its commands do not keep, by the rule's handle.
+def _mixed(host: Host, table: Table, listing: str, family: str, command: str) -> t.Iterator[Piece]:
+    """A table in which iptables may have rules, too: as nft lists it, and chains of ours as iptables does."""
+    rules = [item["rule"] for item in nft_items(listing) if "rule" in item]
+    extended = {str(rule["handle"]): rule["expr"] for rule in rules if any("xt" in part for part in rule["expr"])}
+    argv = ["nft", "-s", *(["-a"] if extended else []), "list", "table", table.family, table.name]
+    outcome = host.run(argv)
+    if outcome.code != 0:
+        raise BackendError(f"{' '.join(argv)} failed: {outcome.err.strip()}")
+    ours = ""
+    if table.name == "filter" and any(name.startswith(f"{MARK}-") for name in table.chains):
+        ours = chains_alone(host, family)
+    text = outcome.out
+    if extended:
+        missing = frozenset(_NO_LIBRARY.findall(outcome.err))
+        text = _HANDLE.sub(functools.partial(_without_extensions, extended, missing), text)
+    if ours:
+        text = re.sub(rf"^(\tchain {MARK}-\S+ \{{\n)(?:\t\t.*\n)*", r"\1", text, flags=re.MULTILINE)
+    yield Piece("nft", _OWNED.sub(_disowned, text), table.id)
+    if ours:
+        yield Piece(f"{command}-nft" if host.which(f"{command}-nft-restore") else command, ours, more=True)
+
+
+def _without_extensions(extended: dict[str, list[t.Any]], missing: frozenset[str], line: re.Match[str]) -> str:
+    """A line of a listing without its handle; a rule with extensions without them, and marked as one in doubt.
 
     nft lists what it cannot translate as `xt match NAME`, which cannot be loaded, or leaves it out without a word when
-    it has no library for it.
+    it has no library for it (`missing`, which it told). Before 1.0 it has no names, and its translations are not sure.
     """
-    listing = nft_items(run(host, ["nft", "-j", "list", "table", table.family, table.name]))
-    found = {}
-    for rule in (item["rule"] for item in listing if "rule" in item):
-        names = [statement["xt"]["name"] for statement in rule["expr"] if "xt" in statement]
-        if names:
-            found[str(rule["handle"])] = names
-    return found
-
-
-def _without_extensions(hidden: dict[str, list[str]], line: re.Match[str]) -> str:
-    """A line of a listing without its handle; a rule with extensions without them, and marked as one in doubt."""
     text, handle = line.groups()
-    if not text.startswith("\t\t") or handle not in hidden:
+    if not text.startswith("\t\t") or handle not in extended:
         return text
-    text = _COMMENT.sub("", _EXTENSION.sub("", text))
-    doubtful = [name for name in hidden[handle] if name not in PASSING]
+    text = _COMMENT.sub("", text)
+    names = [(statement["xt"] or {}).get("name", "") for statement in extended[handle] if "xt" in statement]
+    told = _EXTENSION.findall(text)
+    half = "conntrack" in names and _HALF.search(text)
+    sure = frozenset() if half or "" in names else _TRANSLATED - missing
+    doubtful = [name or "an extension" for name in names if name not in PASSING and (name in told or name not in sure)]
+    doubtful = [name for name in dict.fromkeys(doubtful) if name != "comment"]
+    if all(name in told or name in missing or name in PASSING or name in sure for name in names):
+        text = _EXTENSION.sub("", text)
+    else:
+        # A translation that is not sure may say less than the rule, or something else.
+        text = f"\t\tcounter{_verdict(extended[handle])}"
+    text = text.rstrip()
     return f'{text} comment "{HIDDEN}{", ".join(doubtful)}"' if doubtful else text
+
+
+def _verdict(rule: list[dict[str, t.Any]]) -> str:
+    """How a rule ends, in nft's words, after a blank; empty where an extension ends it, or nothing does."""
+    ((kind, value),) = rule[-1].items()
+    if kind in ("jump", "goto"):
+        return f" {kind} {value['target']}"
+    return f" {kind}" if kind in ("accept", "drop", "return") else ""
 
 
 def _disowned(flags: re.Match[str]) -> str:
@@ -130,8 +208,11 @@ def _disowned(flags: re.Match[str]) -> str:
     return f"\tflags {', '.join(kept)}" if kept else ""
 
 
-def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
-    """What the nft and the legacy variant of a command hold, under whichever name the host has them."""
+def _save_formats(host: Host, command: str, kept: list[str] | None) -> t.Iterator[Piece]:
+    """What the nft and the legacy variant of a command hold, under whichever name the host has them.
+
+    `kept` are the tables of the nft variant; None where nft is not there to tell.
+    """
     default = ""
     if host.which(f"{command}-save"):
         default = "nft" if "nf_tables" in host.run([command, "--version"]).out else "legacy"
@@ -140,7 +221,8 @@ def _save_formats(host: Host, command: str) -> t.Iterator[Piece]:
         tool = next((name for name in (f"{command}-{variant}",) if host.which(f"{name}-save")), "")
         tool = tool or (command if default == variant else "")
         if wanted and tool:
-            yield Piece(tool, run(host, [f"{tool}-save"]))
+            named = [[]] if kept is None or variant == "legacy" else [["-t", name] for name in kept]
+            yield Piece(tool, "".join(run(host, [f"{tool}-save", *words]) for words in named))
         elif wanted and variant == "legacy":
             raise BackendError(
                 f"{_LEGACY[command]} lists tables, and no command can read them; install {command}-legacy "

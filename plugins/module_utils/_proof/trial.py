@@ -11,7 +11,7 @@ import typing as t
 from .linux import apart, need_capabilities
 from .network import Copy, read_network
 from .probe import Flow, Probe
-from .rulesets import feed, read_rules
+from .rulesets import feed, read_rules, settled
 
 if t.TYPE_CHECKING:
     from .._backends.contract import Host
@@ -26,7 +26,7 @@ def cuts(host: Host, connection: Connection, change: t.Callable[[], None]) -> bo
     `change` runs commands in the private namespaces; files are the host's. Raises BackendError.
     """
     need_capabilities()
-    network, pieces = read_network(), read_rules(host)
+    network, pieces = read_network(), settled(lambda: read_rules(host))
     interface = _interface(host, connection)
 
     def work() -> bool:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import RuleSet, parse_rules
-from netns import NFTABLES, Firewall, NetnsHost, rule_set
+from netns import IPTABLES, NFTABLES, Firewall, NetnsHost, rule_set
 from plays import call, fail, play
 from sessions import ENDS, MANAGEMENT, PORT, Machine, other_machine
 
@@ -227,3 +227,21 @@ def test_what_lockdown_lets_nobody_dial_again_is_told(host: NetnsHost) -> None:
     texts = [[note["message"] for note in one["notices"] if note["code"] == "not_again"] for one in results]
     assert [len(found) for found in texts] == [1, 0]
     assert texts[0][0].startswith(f"connections of this host to {far} port {PORT} live on, and cannot be opened again")
+
+
+@pytest.mark.parametrize(
+    "rule", ["meta skuid 4242 accept", "tcp dport { 25, 465 } drop", "ct state established counter"]
+)
+def test_rules_of_nft_in_a_table_of_iptables_keep_nobody_from_asking(host: NetnsHost, rule: str) -> None:
+    """Chains of ours are in the copy what they are on the host, and what nft made stops what it stops."""
+    IPTABLES.close(host)
+    host.sh("iptables -A INPUT -m conntrack --ctstate ESTABLISHED -m multiport -p tcp --dports 1,2 -j ACCEPT")
+    locked = replace(with_management(), lockdown=parse_lockdown([], forward=False, log=False))
+    with other_machine(host) as machine:
+        host.apply(with_management(), "iptables")
+        host.nft(f"insert rule ip filter OUTPUT {rule}")
+        assert "- ingress tcp 2222 (extra)." in machine.refusal(WEB)
+        assert machine.refusal(locked) == ""
+        host.apply(locked)
+        assert machine.refusal(with_management()) == ""
+        assert "would not after" in machine.refusal(None)

@@ -9,9 +9,10 @@ import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import look, prepare
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.iptables import Iptables
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.nftables import Nftables
 from ansible_collections.openagora.firewall.plugins.module_utils._backends.saveformat import options_of
 from ansible_collections.openagora.firewall.plugins.module_utils._host.local import StepError
-from netns import IPTABLES, LEGACY, Firewall, NetnsHost, rule_set
+from netns import IPTABLES, LEGACY, NFTABLES, Firewall, NetnsHost, rule_set
 
 WEB = rule_set("web")
 LEGACY_NAMES = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
@@ -312,3 +313,141 @@ def test_base_chains_that_came_with_a_failed_run_go_with_it(host: NetnsHost) -> 
     host.apply(WEB, "iptables")
     host.apply(None)
     assert host.listing() == before
+
+
+# Rules of nft in a table of iptables, and whether its commands cannot print the table for them: they end, they refuse
+# it, or they print a part of the rule.
+NATIVE = {
+    "a user": ("meta skuid 1000 accept", True),
+    "arithmetic": ('iifname "tailscale0" counter meta mark set meta mark and 0xff00ffff xor 0x40000', True),
+    "a state": ("ct state established accept", True),
+    "a set": ("tcp dport { 25, 465, 587 } drop", False),
+    "a range": ("ip daddr 192.0.2.1-192.0.2.9 drop", False),
+}
+BEFORE = "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables -N ts-forward"
+
+
+@pytest.mark.parametrize("chain", ["OUTPUT", "ts-forward"])
+@pytest.mark.parametrize(("rule", "broken"), NATIVE.values(), ids=NATIVE.keys())
+def test_a_table_with_rules_of_nft_stays_with_iptables(host: NetnsHost, rule: str, broken: bool, chain: str) -> None:
+    IPTABLES.close(host)
+    host.sh(BEFORE)
+    host.nft(f"insert rule ip filter {chain} {rule}")
+    before = host.objects()
+    applied = host.apply(WEB)
+    assert applied.backend == "iptables"
+    told = [notice for notice in applied.notices if notice.code == "not_of_iptables"]
+    assert [notice.where for notice in told] == [f"iptables chain {chain}"]
+    assert rule[:12] in told[0].message
+    assert ("cannot print the table" in told[0].message) == broken
+    there = host.objects()
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    assert look(host).rules.rules == WEB.rules
+    host.boot()
+    assert host.objects() == there
+    changed = host.apply(rule_set("native"))
+    assert look(host).rules.rules == rule_set("native").rules
+    host.undo(changed.plan.steps)
+    assert host.objects() == there
+    gone = host.apply(None)
+    assert host.objects() == before
+    host.undo(gone.plan.steps)
+    assert host.objects() == there
+
+
+@pytest.mark.parametrize(("rule", "broken"), NATIVE.values(), ids=NATIVE.keys())
+def test_a_rule_of_nft_that_comes_before_ours(host: NetnsHost, rule: str, broken: bool) -> None:
+    """The commands find no rule of ours behind one at which they end."""
+    IPTABLES.close(host)
+    host.apply(WEB, "iptables")
+    host.nft(f"insert rule ip filter OUTPUT {rule}")
+    there = host.objects()
+    assert (host.run(["iptables-save", "-t", "filter"]).out.count("COMMIT") == 0) == broken
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    host.boot()
+    assert host.objects() == there
+    # By hand, twice and elsewhere: all of them go, and one comes back.
+    host.sh("iptables -A OUTPUT -j openagora-output; iptables -A FORWARD -g openagora-output")
+    host.apply(WEB)
+    assert host.live().count("openagora-output\n") == 2
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    host.apply(None)
+    assert "openagora" not in host.listing()
+
+
+def test_a_rule_of_nft_that_comes_before_a_way_back(host: NetnsHost) -> None:
+    """Of a change that is taken back later, and of one that was carried out half."""
+    IPTABLES.close(host)
+    changed = host.apply(WEB, "iptables")
+    host.nft("insert rule ip filter OUTPUT meta skuid 1000 accept")
+    host.undo(changed.plan.steps)
+    assert "openagora" not in host.live()
+    fails_once(host, "ip6tables-restore")
+    before = host.live()
+    with pytest.raises(StepError, match="everything is as it was before"):
+        host.apply(WEB, "iptables")
+    assert host.live() == before
+
+
+def test_rules_of_nft_alone_are_nfts_in_both_families(host: NetnsHost) -> None:
+    """They can all be told, and the family that has none of them gets the same firewall."""
+    IPTABLES.close(host)
+    host.nft("add rule ip filter OUTPUT tcp dport { 22, 8022 } accept")
+    before = host.objects()
+    applied = host.apply(WEB)
+    assert (applied.backend, applied.reason) == (
+        "nftables",
+        "nftables table ip filter chain INPUT stops what is needed",
+    )
+    assert [notice.code for notice in applied.notices if notice.code == "dropped_elsewhere"] == []
+    assert look(host).rules.rules == WEB.rules
+    host.apply(None)
+    assert host.objects() == before
+    # Asked for, it does without a word about the other one.
+    applied = host.apply(WEB, "iptables")
+    assert [notice.code for notice in applied.notices if notice.code == "dropped_elsewhere"] == []
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    host.apply(None)
+    assert host.objects() == before
+
+
+@pytest.mark.parametrize("extension", ["", "iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"])
+@pytest.mark.parametrize(
+    ("rule", "stops"),
+    [
+        ("tcp dport { 25, 465, 587 } drop", False),
+        ("tcp dport { 25, 443 } drop", True),
+        ("tcp dport vmap { 25 : drop, 443 : accept }", False),
+        ("ip daddr . tcp dport { 192.0.2.1 . 443 } drop", False),
+        ("udp length 30 drop", False),
+        ("meta skuid 1000 drop", False),
+    ],
+)
+def test_what_a_rule_of_nft_stops(host: NetnsHost, rule: str, stops: bool, extension: str) -> None:
+    host.sh(f"iptables -P OUTPUT ACCEPT; {extension}")
+    host.nft(f"add rule ip filter OUTPUT {rule}")
+    for backend in (Iptables(), Nftables()):
+        ways = backend.in_the_way(backend.read(host), WEB)
+        assert bool(ways) == (stops and backend.name == ("iptables" if extension else "nftables")), ways
+    assert ("stops what is needed" in prepare(host, WEB, backend="auto").reason) == stops
+
+
+@pytest.mark.parametrize("rule", ["meta skuid 1000 accept", "ct state established accept"])
+def test_a_rule_of_nft_beside_another_firewall(host: NetnsHost, rule: str) -> None:
+    NFTABLES.close(host)
+    host.sh(BEFORE)
+    host.nft(f"add rule ip filter ts-forward {rule}")
+    before = host.listing()
+    assert host.apply(WEB).backend == "nftables"
+    assert prepare(host, WEB, backend="auto").plan.steps == ()
+    assert look(host).rules.rules == WEB.rules
+    host.apply(None)
+    assert host.listing() == before
+
+
+def test_without_nft_a_table_that_cannot_be_printed_is_an_error_with_a_way_out(host: NetnsHost) -> None:
+    IPTABLES.close(host)
+    host.nft("add rule ip filter OUTPUT meta skuid 1000 accept")
+    host.hidden.add("nft")
+    with pytest.raises(BackendError, match=r"(?s)iptables-save -t filter failed: .*install nftables, which lists it"):
+        host.apply(WEB, "iptables")

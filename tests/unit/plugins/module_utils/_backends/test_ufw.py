@@ -528,3 +528,26 @@ def test_what_cuts_the_connection_through_which_it_is_made_is_refused(host: Netn
         host.sh(f"iptables -A ufw-user-input -p tcp --dport {PORT} -j ACCEPT")
         for rules in (REQUEST, None):
             assert machine.refusal(rules) == ""
+
+
+@pytest.mark.parametrize(
+    "rule", ["meta skuid 1000 accept", "ct state established accept", "tcp dport { 25, 465, 587 } drop"]
+)
+def test_rules_of_nft_in_the_table_of_ufw(host: NetnsHost, rule: str) -> None:
+    """Other programs put such there; they are told, and hinder nothing."""
+    apply(host, rules_of("web"))
+    host.sh("iptables -N ts-forward; iptables -A FORWARD -j ts-forward")
+    host.nft(f"add rule ip filter ts-forward {rule}; insert rule ip filter OUTPUT {rule}")
+    there = everything(host)
+    prepared = prepare(host, rules_of("web"), backend="auto")
+    assert (prepared.backend, prepared.plan.steps) == ("ufw", ())
+    assert [notice.where for notice in prepared.notices if notice.code == "not_of_iptables"] == [
+        "iptables chain OUTPUT"
+    ]
+    assert live(host).rules == rules_of("web").rules
+    assert apply(host, rules_of("native"))
+    assert live(host).rules == rules_of("native").rules
+    assert apply(host, rules_of("web"))
+    assert everything(host) == there
+    host.apply(None)
+    assert "Agora" not in everything(host)

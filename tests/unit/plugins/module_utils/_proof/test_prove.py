@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import pickle
 import sys
@@ -423,6 +424,109 @@ def test_what_decides_nothing_leaves_no_doubt(host: NetnsHost, firewall: Firewal
     host.sh(script)
     proof = prove(host, rules=WEB, ports=SOME)
     assert (proof["open"], proof["unknown"]) == (as_written(WEB, SOME), NONE)
+
+
+# Rules of nft in a table that iptables made: what iptables-save prints of them says less, or nothing. Afterwards, which
+# ports of TCP and UDP are open outwards, and which nobody knows.
+SHARED: dict[str, tuple[str, list[str], list[str], list[str]]] = {
+    "sets": ("tcp dport { 22, 8022 } accept; {} udp dport { 53, 123 } accept", ["22", "8022"], ["53", "123"], []),
+    "a verdict map": ("tcp dport vmap { 22 : accept, 8022 : drop }", ["22"], [], []),
+    "a concatenation": ("meta l4proto . th dport { tcp . 22, udp . 53 } accept", ["22"], ["53"], []),
+    "a masked port": ("tcp dport & 0xffff == 22 accept", ["22"], [], []),
+    "a range of addresses": ("ip daddr 192.0.2.1-192.0.2.9 accept", [], [], []),
+    "a length": ("udp length 1-30 accept", [], [], ["tcp", "udp"]),
+    "a user": ("meta skuid 1000 accept", [], [], ["tcp", "udp"]),
+    "a rule that only marks": ("counter meta mark set meta mark and 0xff00ffff xor 0x40000", [], [], []),
+    "a rate": ("tcp dport 22 limit rate over 5/second drop; {} tcp dport 23 accept", ["23"], [], []),
+    "a port twice": ("tcp dport 1-25 tcp dport 22-40 accept", ["22-25"], [], []),
+    "a state and sets": ("ct state { new } tcp dport { 22, 23 } accept", ["22-23"], [], []),
+}
+MANY = PortSet.of((1, 300), (8000, 8030))
+
+
+@pytest.mark.parametrize("extension", [False, True], ids=["alone", "beside extensions"])
+@pytest.mark.parametrize(("rules", "tcp", "udp", "unknown"), SHARED.values(), ids=SHARED.keys())
+def test_rules_of_nft_in_a_table_of_iptables(
+    host: NetnsHost, rules: str, tcp: list[str], udp: list[str], unknown: list[str], extension: bool
+) -> None:
+    """Official tools write such: iptables-restore-translate, and programs that share the table."""
+    IPTABLES.close(host)
+    host.sh("iptables -A OUTPUT -o lo -j ACCEPT; ip6tables -A OUTPUT -o lo -j ACCEPT")
+    if extension:
+        host.sh("iptables -A OUTPUT -p tcp -m multiport --dports 200,210:212 -m comment --comment hello -j ACCEPT")
+        host.sh("iptables -A OUTPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
+        host.sh("iptables -A OUTPUT -p udp -m recent --update --seconds 5 --name none --dport 9 -j ACCEPT")
+        tcp = [*tcp, "200", "210-212"]
+        tcp = sorted(tcp, key=lambda text: int(text.partition("-")[0]))
+    host.nft("add rule ip filter OUTPUT " + rules.replace("{}", "add rule ip filter OUTPUT").replace("; ", "\n"))
+    found = prove(host, rules=WEB, ports=MANY)
+    held = {"tcp": tcp, "udp": sorted(udp, key=int)}
+    assert found["open"]["ipv4"]["egress"] == held
+    assert found["open"]["ipv6"]["egress"] == {"tcp": [], "udp": []}
+    nobody = {"tcp": [], "udp": ["9"] if extension else []}
+    for protocol in unknown:
+        nobody[protocol] = (MANY - PortSet.parse(",".join(held[protocol]) or "1") if held[protocol] else MANY).texts()
+    assert found["unknown"]["ipv4"]["egress"] == nobody
+    assert found["covered"] == {"web": "no"}
+    named = [doubt["rule"] for doubt in found["not_modelled"] if "recent" not in doubt["what"]]
+    assert len(named) == bool(unknown) or rules.startswith("tcp dport 22 limit")
+
+
+@pytest.mark.parametrize("rule", ["tcp dport { 25, 465 } drop", "meta skuid 1000 udp dport 7 drop", "ct state new"])
+def test_ours_in_a_table_with_rules_of_nft_is_proved(host: NetnsHost, rule: str) -> None:
+    """Chains of ours are what iptables says, whatever else is in the table."""
+    IPTABLES.close(host)
+    host.sh("iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT")
+    host.apply(WEB, "iptables")
+    host.nft(f"add rule ip filter OUTPUT {rule}")
+    before = host.listing()
+    found = prove(host, rules=WEB, ports=SOME)
+    assert (found["open"], found["unknown"], found["covered"]) == (as_written(WEB, SOME), NONE, {"web": "yes"})
+    assert host.listing() == before
+
+
+# Translations that nft makes and that say what the rule says, and one that says less.
+TRANSLATED: dict[str, tuple[Firewall, str]] = {
+    "ports": (IPTABLES, "iptables -I OUTPUT -p tcp -m multiport ! --dports 1:100,443 -j DROP"),
+    "states": (IPTABLES, "iptables -I OUTPUT -p tcp --dport 443 -m conntrack ! --ctstate NEW,INVALID -j DROP"),
+    "addresses": (IPTABLES, "iptables -I OUTPUT -p tcp --dport 443 -m iprange --dst-range 1.0.0.0-99.0.0.0 -j REJECT"),
+    "no library": (IPTABLES, "iptables -I OUTPUT -p tcp --dport 443 -m string --string x --algo bm -j DROP"),
+    "half a state": (IPTABLES, "iptables -I OUTPUT -p tcp --dport 443 -m conntrack --ctstate NEW,DNAT -j DROP"),
+    "a translation of ports": (
+        IPTABLES,
+        "iptables -t nat -A OUTPUT -p tcp --dport 443 -j REDIRECT --to-ports 9;"
+        "iptables -I OUTPUT -p tcp --dport 9 -j DROP",
+    ),
+}
+OF_IPTABLES = {
+    name: script
+    for scripts in ({name: case[:2] for name, case in IN_DOUBT.items()}, HARMLESS, TRANSLATED)
+    for name, (firewall, script) in scripts.items()
+    if firewall is IPTABLES
+}
+
+
+def held(found: Result, what: str, family: str, direction: str, protocol: str) -> PortSet:
+    texts = found[what][family][direction][protocol]
+    return PortSet.parse(",".join(texts)) if texts else PortSet()
+
+
+@pytest.mark.parametrize("script", OF_IPTABLES.values(), ids=OF_IPTABLES.keys())
+def test_two_readings_of_a_table_differ_by_what_is_unknown_at_most(host: NetnsHost, script: str) -> None:
+    IPTABLES.close(host)
+    host.apply(WEB, "iptables")
+    host.sh(script)
+    # As iptables prints it, and as nft does, because of a rule that decides nothing here.
+    alone = prove(host, ports=SOME)
+    for family in ("ip", "ip6"):
+        host.nft(f"add chain {family} filter ts-forward; add rule {family} filter ts-forward meta skuid 1000 accept")
+    shared = prove(host, ports=SOME)
+    for place in itertools.product(("ipv4", "ipv6"), ("egress", "ingress"), ("tcp", "udp")):
+        known, unsure = (held(alone, what, *place) for what in ("open", "unknown"))
+        nft, nft_unsure = (held(shared, what, *place) for what in ("open", "unknown"))
+        assert not nft - known
+        assert not known - nft - nft_unsure
+        assert not unsure - nft_unsure
 
 
 REDIRECTED = {
@@ -912,14 +1016,22 @@ NO_IPTABLES = "for name in nft legacy; do mount --bind /dev/null /usr/sbin/xtabl
 NO_EXTENSIONS = "mount -t tmpfs tmpfs $(dirname $(find /usr/lib /usr/lib64 -name libxt_recent.so | head -n 1));"
 
 
-@pytest.mark.parametrize("script", [NO_IPTABLES, NO_IPTABLES + NO_EXTENSIONS], ids=["listed", "left out"])
-def test_extensions_that_nft_cannot_copy_are_unknown(host: NetnsHost, script: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "unknown"),
+    [
+        # What nft can translate it can copy.
+        (NO_IPTABLES, {"22": "recent"}),
+        (NO_IPTABLES + NO_EXTENSIONS, {"22": "recent", "60": "REJECT"}),
+    ],
+    ids=["listed", "left out"],
+)
+def test_extensions_that_nft_cannot_copy_are_unknown(host: NetnsHost, script: str, unknown: dict[str, str]) -> None:
     host.sh(FOREIGN)
     host.sh(script)
     found = prove(host, ports=PortSet.of((1, 99)), families=("ipv4",))
-    assert found["unknown"]["ipv4"]["egress"] == {"tcp": ["22", "60"], "udp": []}
+    assert found["unknown"]["ipv4"]["egress"] == {"tcp": list(unknown), "udp": []}
     assert found["open"]["ipv4"]["egress"] == {"tcp": ["1-21", "23-59", "61-99"], "udp": ["1-99"]}
-    assert [doubt["what"] for doubt in found["not_modelled"]] == ["recent", "REJECT"]
+    assert [doubt["what"] for doubt in found["not_modelled"]] == list(unknown.values())
 
 
 def corrupted(command: str, edit: str) -> str:
@@ -962,6 +1074,26 @@ def test_what_keeps_a_proof_from_being_made(host: NetnsHost, script: str, throug
         prove(host, through=through, ports=SOME)
     for text in texts:
         assert text in str(raised.value)
+
+
+# The command of nft, with which a table goes before its rules are read: once, or each time anew.
+GOING = """
+[ "$1 $2" = "-s list" ] && [ -e /run/going ] && { rm -f /run/going; exec /usr/sbin/nft list table inet gone; }
+exec /usr/sbin/nft "$@"
+"""
+
+
+def test_a_table_that_goes_while_it_is_read(host: NetnsHost) -> None:
+    NFTABLES.close(host)
+    host.apply(WEB)
+    host.stand_in("nft", GOING)
+    host.sh("touch /run/going")
+    assert prove(host, rules=WEB, ports=SOME)["covered"] == {"web": "yes"}
+    assert not host.exists("/run/going")
+    host.stand_in("nft", GOING.replace("rm -f /run/going;", ""))
+    host.sh("touch /run/going")
+    with pytest.raises(BackendError, match=r"nft -s list table inet filter failed: .*No such file"):
+        prove(host, rules=WEB, ports=SOME)
 
 
 def test_an_interface_that_is_not_there(host: NetnsHost) -> None:

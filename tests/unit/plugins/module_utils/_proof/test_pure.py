@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 import typing as t
 
@@ -13,6 +14,7 @@ import pytest
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.aims import far_address
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.doubt import in_save_format
 from ansible_collections.openagora.firewall.plugins.module_utils._proof.packets import Packets
+from ansible_collections.openagora.firewall.plugins.module_utils._proof.rulesets import _without_extensions
 
 ENDS = {"ipv4": ("192.0.2.2", "198.51.100.1"), "ipv6": ("2001:db8::2", "2001:db8:1::1")}
 
@@ -180,3 +182,39 @@ def test_in_the_table_nat_a_rule_in_doubt_matches_or_does_not() -> None:
     )
     assert worst == "*nat\nCOMMIT\n"
     assert best == "*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 5\nCOMMIT\n"
+
+
+def xt(name: str, kind: str = "match") -> dict[str, t.Any]:
+    return {"xt": {"type": kind, "name": name}}
+
+
+ACCEPT: list[dict[str, t.Any]] = [{"counter": {"packets": 0, "bytes": 0}}, {"accept": None}]
+JUMP: list[dict[str, t.Any]] = [{"jump": {"target": "theirs"}}]
+UNNAMED: dict[str, t.Any] = {"xt": None}
+
+
+@pytest.mark.parametrize(
+    ("listed", "rule", "kept", "doubt"),
+    [
+        ("tcp dport { 1, 2 }  counter accept", [xt("multiport"), xt("comment"), *ACCEPT], "", ""),
+        ("ct state new counter accept", [xt("conntrack"), *ACCEPT], "", ""),
+        ("tcp dport 5 xt match recent counter accept", [xt("recent"), *ACCEPT], "tcp dport 5 counter accept", "recent"),
+        ('xt match "recent" counter accept', [xt("recent"), *ACCEPT], "counter accept", "recent"),
+        ("tcp dport 1 counter", [xt("multiport"), xt("LOG", "target")], "", ""),
+        # It is left out where a state is asked for together with one that has other words.
+        ("tcp dport 5 ct status dnat counter accept", [xt("conntrack"), *ACCEPT], "counter accept", "conntrack"),
+        # What it makes of others is not sure.
+        ("tcp dport 5 meta length 5 jump theirs", [xt("length"), *JUMP], "counter jump theirs", "length"),
+        # Before nft 1.0 extensions have no names, and `! --dport 53` loses its negation.
+        ("udp dport 53 counter accept", [UNNAMED, UNNAMED, *ACCEPT], "counter accept", "an extension"),
+        ("udp dport 53 counter reject", [UNNAMED, ACCEPT[0], UNNAMED], "counter", "an extension"),
+        # It told that it has no library for this one.
+        (" counter accept", [xt("addrtype"), *ACCEPT], "counter accept", "addrtype"),
+    ],
+)
+def test_extensions_as_nft_lists_them(listed: str, rule: list[dict[str, t.Any]], kept: str, doubt: str) -> None:
+    line = re.match(r"(.*) # handle (\d+)", f"\t\t{listed} # handle 7")
+    assert line
+    text = _without_extensions({"7": rule}, frozenset(["addrtype"]), line)
+    said, _comment, what = text.strip().partition(' comment "openagora extensions: ')
+    assert (said.strip(), what.rstrip('"')) == (kept or listed, doubt)
