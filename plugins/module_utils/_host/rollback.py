@@ -346,10 +346,15 @@ def _withdraw() -> None:
     shutil.rmtree(_NEW, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.rename(_PENDING, _NEW)
-    shutil.rmtree(_NEW, ignore_errors=True)
     if os.path.isdir("/run/systemd/system"):
         with contextlib.suppress(BackendError):
             _stop_timer()
+    _clear_up()
+
+
+def _clear_up() -> None:
+    """Remove what counts for nothing while no change waits: a run or a rollback that was ended may have left it."""
+    shutil.rmtree(_NEW, ignore_errors=True)
     for path in (_LINK, f"{_SYSTEM}/{_BOOT_UNIT}"):
         # One that cannot be taken away has nothing to do without the folder, as its conditions say.
         with contextlib.suppress(OSError):
@@ -399,13 +404,15 @@ def pending() -> Pending | None:
 
 
 def finish(*, check: bool = False) -> None:
-    """Undo now what was to be undone by now, before anything else is changed; `check`: undo nothing.
+    """Undo now what was to be undone by now, before anything else is changed; `check`: touch nothing.
 
     Its timer may have gone with the process that slept, or the power may have failed. Raises StepError while a change
     waits, and when it cannot be undone.
     """
     waiting = pending()
     if waiting is None:
+        if not check:
+            _clear_up()
         return
     if waiting.left:
         raise StepError(

@@ -366,6 +366,17 @@ def test_what_an_earlier_change_has_left_at_boot_need_not_go(quick: NetnsHost) -
     assert not waits(quick)
 
 
+def test_what_an_earlier_change_has_left_goes_with_the_next(quick: NetnsHost) -> None:
+    """Also where that one needs no confirmation; nothing of ours is to stay when all of it goes."""
+    folder, unit = "/etc/systemd/system/sysinit.target.wants", "openagora-rollback-boot.service"
+    before = quick.sh("find /etc/systemd /var/lib/openagora 2>/dev/null || true")
+    quick.sh(f"mkdir -p {folder} {FOLDER}/new; ln -s ../{unit} {folder}; touch {folder}/../{unit} {FOLDER}/new/token")
+    assert change(quick, seconds=0)[0] == 0
+    left = quick.sh("find /etc/systemd /var/lib/openagora ! -type d 2>/dev/null || true")
+    assert set(left.split()) <= set(before.split())
+    assert not quick.exists(f"{FOLDER}/new")
+
+
 def test_a_step_that_fails_needs_no_rollback(quick: NetnsHost) -> None:
     before = quick.listing()
     quick.stand_in("nft", 'case "$*" in *-f*) echo full >&2; exit 1;; esac; exec /usr/sbin/nft "$@"')
