@@ -310,7 +310,7 @@ def _crossings_of(specs: t.Sequence[str]) -> list[Crossing]:
 
 def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage) -> tuple[Accept, ...]:
     """The accepts that rules of ours come to: the reverse of `_specs`; rules that are not of its form are left out."""
-    held: dict[tuple[str, str, str, str, str, str], PortSet] = {}
+    held: dict[tuple[str, str, str, str, str, str], list[tuple[int, int]]] = {}
     found: list[Accept] = []
     far, near = ("-d", "-s") if direction_of(path, reply=False) == "egress" else ("-s", "-d")
     for spec in specs:
@@ -333,8 +333,8 @@ def _accepts_of(specs: t.Iterable[str], path: str, family: str, passage: Passage
             found.append(accept)
         else:
             key = (accept.kind, accept.direction, accept.protocol, sdk, network, target)
-            held[key] = held.get(key, PortSet()) | accept.ports
-    return (*found, *gathered(held, passage))
+            held.setdefault(key, []).extend(accept.ports.ranges)
+    return (*found, *gathered({key: PortSet.of(*ranges) for key, ranges in held.items()}, passage))
 
 
 def _transaction(before: Ours, after: Ours, *, sure: bool = True) -> str:

@@ -111,6 +111,12 @@ class Chain:
     comments: tuple[str, ...] = ()
     handles: tuple[int, ...] = ()
 
+    @functools.cached_property
+    def jumps(self) -> tuple[tuple[int, str], ...]:
+        """The places of the rules that lead to chains of ours, from 0, and these chains; asked for many times."""
+        targets = ((index, _jump_target(rule)) for index, rule in enumerate(self.rules))
+        return tuple((index, target) for index, target in targets if target)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -139,12 +145,10 @@ class Table:
     def jumps(self, base: Chain) -> list[Jump]:
         """The jumps to ours in a chain of others."""
         found = []
-        for index, (rule, comment, handle) in enumerate(zip(base.rules, base.comments, base.handles)):
-            target = _jump_target(rule)
-            if target:
-                plain = rule == [{"jump": {"target": target}}] and comment == MARK
-                text = _jump(target) if plain else self._listed(base, index)
-                found.append(Jump(base.name, index, target, text, handle))
+        for index, target in base.jumps:
+            plain = base.rules[index] == [{"jump": {"target": target}}] and base.comments[index] == MARK
+            text = _jump(target) if plain else self._listed(base, index)
+            found.append(Jump(base.name, index, target, text, base.handles[index]))
         return found
 
     @property

@@ -14,7 +14,18 @@ from .._model.ports import HIGHEST, LOWEST, PortSet
 from .._model.rules import Passage, normalise_networks
 from .contract import MARK, Accept, Drop
 
-__all__ = ["HALVES", "Options", "drops", "gathered", "leads", "multiport", "options_of", "parse", "ports_of"]
+__all__ = [
+    "HALVES",
+    "Options",
+    "appended",
+    "drops",
+    "gathered",
+    "leads",
+    "multiport",
+    "options_of",
+    "parse",
+    "ports_of",
+]
 
 # The save format leaves out a network that is everything; its halves keep `networks` apart from `any`.
 HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1")}
@@ -62,19 +73,25 @@ def multiport(ports: PortSet) -> str:
     return ",".join(text.replace("-", ":") for text in ports.texts())
 
 
+def appended(line: str) -> tuple[str, str]:
+    """The chain and the words of a rule in a line that begins with `-A`; one that only counts has none."""
+    _append, chain, *spec = line.split(None, 2)
+    return chain, "".join(spec)
+
+
 def parse(text: str) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """The policies and the rules of each chain in what iptables-save prints of one table."""
     policies: dict[str, str] = {}
-    rules: dict[str, tuple[str, ...]] = {}
+    rules: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith(":"):
             chain, policy = line[1:].split()[:2]
             policies[chain] = policy
-            rules.setdefault(chain, ())
+            rules.setdefault(chain, [])
         elif line.startswith("-A "):
-            _append, chain, spec = line.split(None, 2)
-            rules[chain] = (*rules.get(chain, ()), spec)
-    return policies, rules
+            chain, spec = appended(line)
+            rules.setdefault(chain, []).append(spec)
+    return policies, {chain: tuple(specs) for chain, specs in rules.items()}
 
 
 def drops(rules: t.Mapping[str, tuple[str, ...]], chain: str, *, stop: int | None = None) -> t.Iterator[Drop]:

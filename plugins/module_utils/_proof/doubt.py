@@ -15,7 +15,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from .._backends.saveformat import leads, options_of
+from .._backends.saveformat import appended, leads, options_of
 
 __all__ = ["HIDDEN", "PASSING", "VARIANTS", "Doubt", "Known", "in_nft", "in_save_format"]
 
@@ -212,7 +212,7 @@ def in_save_format(
         if not line.startswith("-A "):
             loaded.append(line)
             continue
-        _append, chain, spec = line.split(None, 2)
+        chain, spec = appended(line)
         matches, target = _segments(spec)
         certain, reasons = _sort_out(matches, known)
         verdict = leads(spec)
@@ -276,7 +276,7 @@ def _sort_out(segments: list[list[str]], known: Known) -> tuple[list[str], list[
 
 def _sets_marks(lines: t.Iterable[str]) -> bool:
     """Whether rules that are not in doubt themselves set marks."""
-    specs = [line.split(None, 2)[2] for line in lines if line.startswith("-A ")]
+    specs = [appended(line)[1] for line in lines if line.startswith("-A ")]
     setting = [_segments(spec)[0] for spec in specs if leads(spec) in ("MARK", "CONNMARK")]
     return bool(setting) and not any(_sort_out(matches, Known(marks=True))[1] for matches in setting)
 
@@ -290,7 +290,7 @@ def _harmless(lines: list[str]) -> frozenset[str]:
         if line.startswith(":") and line.split()[1] == "-":
             rules.setdefault(line[1:].split()[0], [])
         elif line.startswith("-A "):
-            _append, chain, spec = line.split(None, 2)
+            chain, spec = appended(line)
             if chain in rules:
                 rules[chain].append(spec)
     found: set[str] = set()

@@ -11,7 +11,7 @@ import socket
 import struct
 import typing as t
 
-from .._backends.saveformat import leads
+from .._backends.saveformat import appended, leads
 from .._model.ports import PortSet
 from .netlink import unpack
 
@@ -130,8 +130,8 @@ class Drops:
                     name, count = found[2], int(found[1] or found[3] or 0)
                     if name.startswith(":") and name.endswith(" DROP"):
                         counters.append((2, f"{tool} {table} {name[1:-5]}: policy DROP", count))
-                    elif name.startswith("-A ") and leads(name.split(None, 2)[2]) in ("DROP", "REJECT"):
-                        _append, chain, spec = name.split(None, 2)
+                    elif name.startswith("-A ") and leads(appended(name)[1]) in ("DROP", "REJECT"):
+                        chain, spec = appended(name)
                         rank = ("REJECT", "DROP").index(leads(spec))
                         counters.append((rank, f"{tool} {table} {chain}: {spec}", count))
         return counters

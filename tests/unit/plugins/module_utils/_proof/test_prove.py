@@ -800,7 +800,7 @@ def test_a_table_that_goes_while_it_is_read(host: NetnsHost) -> None:
     assert not host.exists("/run/going")
     host.stand_in("nft", GOING.replace("rm -f /run/going;", ""))
     host.sh("touch /run/going")
-    with pytest.raises(BackendError, match="nft -s list table inet filter failed: .*No such file"):
+    with pytest.raises(BackendError, match=r"nft -s list table inet filter failed: .*No such file"):
         prove(host, rules=WEB, ports=SOME)
 
 
