@@ -11,44 +11,40 @@ before the plan and after it.
 from __future__ import annotations
 
 import ipaddress
-import json
-import re
 import typing as t
 
 from ._apply import prepare
-from ._backends.contract import MARK, BackendError, Command
+from ._backends.contract import BackendError
 from ._host.connection import find
 from ._model.rules import changes
 
 if t.TYPE_CHECKING:
     from ._apply import Prepared
-    from ._backends.contract import Action, Host, Plan
+    from ._backends.contract import Command, Host, Plan
     from ._host.connection import Connection
     from ._model.rules import Rule, RuleSet
 
 __all__ = ["refuse_lockout"]
 
-_STOPS = re.compile(r"\b(?:drop|reject)\b", re.IGNORECASE)
-
 
 def refuse_lockout(host: Host, rules: RuleSet | None, prepared: Prepared) -> None:
     """Raise BackendError where the plan for these rules cuts the connection through which this process was started."""
     plan = prepared.plan
-    commands = [command for step in plan.steps for command in (*_commands(step.live or step.do), *_commands(step.undo))]
-    rejects = any(_STOPS.search(command.stdin or "") for command in commands)
-    connection = find() if plan.steps else None
+    effects = {step.traffic.effect for step in plan.steps if step.traffic}
+    connection = find() if effects else None
     if connection is None:
         return
     closed = _closed(plan, connection)
     # In another place, or another firewall, the same rule may let nothing pass.
-    moved = bool(commands) and any(_port(rule, connection) in rule.ports for rule in plan.before)
-    if not (closed or rejects or moved):
+    moved = "closes" in effects and any(_port(rule, connection) in rule.ports for rule in plan.before)
+    if not (closed or moved or "may cut" in effects):
         return
     # Only now, because most runs need none of it.
     from ._proof.trial import cuts
 
     try:
-        cut = cuts(host, connection, lambda: _carry_out(host, rules, prepared.backend, emptied=bool(closed)))
+        known = [command for trial in _trials(plan) if callable(trial) for command in trial()]
+        cut = cuts(host, connection, lambda: _carry_out(host, rules, prepared, known))
     except BackendError as error:
         raise BackendError(
             f"whether this cuts the connection through which it is made, {connection}, cannot be tried: {error}. "
@@ -65,13 +61,6 @@ def refuse_lockout(host: Host, rules: RuleSet | None, prepared: Prepared) -> Non
             f"this would cut the connection through which it is made, {connection}, which gets through now and would "
             f"not after: {what}. Nothing was changed. {advice}; lockout_guard: false does it all the same"
         )
-
-
-def _commands(actions: t.Iterable[Action]) -> list[Command]:
-    """Those of the actions that change rules in the kernel, and nothing else."""
-    commands = [action for action in actions if isinstance(action, Command)]
-    # A restore may have a shell before it.
-    return [cmd for cmd in commands if cmd.argv[0] == "nft" or any(word.endswith("-restore") for word in cmd.argv)]
 
 
 def _closed(plan: Plan, connection: Connection) -> list[str]:
@@ -93,21 +82,20 @@ def _port(rule: Rule, connection: Connection) -> int:
     return connection.port if rule.direction == "ingress" else connection.far_port
 
 
-def _carry_out(host: Host, rules: RuleSet | None, backend: str, *, emptied: bool) -> None:
-    """Do in the copy what the plan does to the kernel's rules. Raises BackendError.
+def _trials(plan: Plan) -> list[t.Any]:
+    """What does in a private copy what the plan does to the kernel's rules (see `Traffic`)."""
+    return [step.traffic.trial for step in plan.steps if step.traffic]
 
-    `emptied`: the plan closes what let the connection pass, and so in the copy our policies of firewalld allow nothing:
-    only firewalld itself could make their rules anew.
-    """
+
+def _carry_out(host: Host, rules: RuleSet | None, prepared: Prepared, known: list[Command]) -> None:
+    """Do in the copy what the plan does to the kernel's rules, `known` first. Raises BackendError."""
+    count = sum(not callable(trial) for trial in _trials(prepared.plan))
     # Planned anew, because in the copy nft has other handles.
-    steps = prepare(host, rules, backend=backend or "auto").plan.steps
-    commands = [command for step in steps for command in _commands(step.live or step.do)]
-    if emptied and host.which("nft"):
-        for item in json.loads(host.run(["nft", "-j", "list", "chains"]).out)["nftables"]:
-            chain = item.get("chain", {})
-            if chain.get("table") == "firewalld" and f"{MARK}-" in chain["name"]:
-                commands.append(Command(("nft", "flush", "chain", chain["family"], chain["table"], chain["name"])))
-    for command in commands:
+    plan = prepare(host, rules, backend=prepared.backend or "auto").plan if count else prepared.plan
+    here = [trial for trial in _trials(plan) if not callable(trial)]
+    if len(here) != count:
+        raise BackendError("in a private copy of the live rules the plan is another one")
+    for command in (*known, *(command for trial in here for command in trial)):
         outcome = host.run(command.argv, stdin=command.stdin)
         if outcome.code != 0:
             raise BackendError(f"{' '.join(command.argv)} failed in a private copy: {outcome.err.strip()}")

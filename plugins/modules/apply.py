@@ -70,8 +70,8 @@ options:
         C(ansible-pull).
       - A plan that closes a port of such a connection, or rejects anything, is tried in a private copy of the live
         rules. It is refused when a new connection with the same ends comes about there before the plan and not after
-        it. That takes about 0.2 seconds, and the capabilities that module M(openagora.firewall.proof) needs. Where it
-        cannot be tried it is refused, too.
+        it. That takes about 0.2 seconds (with firewalld, which makes its rules there itself, 0.6), and the capabilities
+        that module M(openagora.firewall.proof) needs. Where it cannot be tried it is refused, too.
       - A reload of firewalld that would activate what is written and was never loaded is refused in any case.
     type: bool
     default: true
@@ -128,6 +128,9 @@ options:
         before the rules of others, and so beats theirs.
       - With V(ufw), what its F(before.rules) let pass does so still, pings over IPv6 among it. Where firewalld has no
         names for what multicast listeners send (1.3), all ICMPv6 passes with V(firewalld).
+      - Connections that connection tracking does not know (a rule of the host says C(notrack)) are part of
+        C(established) over TCP, but with V(firewalld) their answers are rejected, because none of its rules can tell
+        them from what the host begins. O(lockout_guard) refuses that for the connection through which it is made.
       - Rules of scope C(names) need backend V(nftables), as ever. Backend V(firewalld) needs version 1.0, or rejects
         the answers of connections that are there.
       - What programs of root send past the kernel's IP stack (packet sockets) no rule sees, nor what a host with

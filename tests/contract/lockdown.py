@@ -242,6 +242,30 @@ class TestLockdown:
         assert reachable.run(agora_state="restored")["confirmed"]
         assert not changes(before, target.state())
 
+    def test_who_is_connected_past_connection_tracking_is_not_cut_off(self, reachable: Controller) -> None:
+        """Where a rule says notrack for SSH: its answers leave, or the run is refused, which names the rule's word.
+
+        No rule of firewalld tells them from what the host begins itself.
+        """
+        target = reachable.target
+        ask(target)
+        if target.profile.name in ("firewalld", "ufw"):
+            target.run(LOOSEN[target.profile.name])
+        for hook, end in (("prerouting", "dport"), ("output", "sport")):
+            chain = f"chain {hook} {{ type filter hook {hook} priority raw; tcp {end} 22 notrack; }}"
+            target.run(f"nft 'table inet untracked {{ {chain}; }}'")
+        assert reachable.reaches()
+        before = target.state()
+        result = reachable.run(agora_sdks=["web"], agora_mode="lockdown", agora_confirm_within=0)
+        assert reachable.reaches()
+        if target.profile.name == "firewalld":
+            assert result.get("failed"), result
+            assert "would cut the connection" in result["msg"]
+            assert "notrack" in result["msg"]
+            assert not changes(before, target.state())
+        else:
+            assert result["changed"] is True, result.get("msg")
+
 
 class TestLockdownOfAGateway:
     def test_nothing_else_passes(self, gateway: Target, inside: Machine) -> None:

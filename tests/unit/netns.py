@@ -205,7 +205,7 @@ class NetnsHost(LocalHost):
 
     def undo(self, steps: t.Sequence[Step]) -> None:
         """Take back steps that were carried out, the last first."""
-        self.carry_out([Step(f"undo {step.what}", step.undo, ()) for step in reversed(steps)])
+        self.carry_out([Step(f"undo {step.what}", None, step.undo, ()) for step in reversed(steps)])
 
     def boot(self) -> str:
         """Run the boot script, which has to succeed, and return what it prints."""

@@ -61,16 +61,23 @@ sys.exit(done.returncode)
 _GUARD = """
 import base64, pickle, sys
 from ansible_collections.openagora.firewall.plugins.module_utils._apply import Prepared, prepare
-from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import BackendError, Plan, Step
+from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import (
+    BackendError, Command, Plan, Step, Traffic,
+)
 from ansible_collections.openagora.firewall.plugins.module_utils._host.local import LocalHost
 from ansible_collections.openagora.firewall.plugins.module_utils._lockout import refuse_lockout
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import RuleSet
-rules, before, backend = pickle.loads(base64.b64decode(sys.argv[1]))
+rules, reload, backend = pickle.loads(base64.b64decode(sys.argv[1]))
+def trial():
+    if not reload[2]:
+        raise BackendError("it does not load")
+    return (Command(("nft", "-f", "-"), reload[2]),)
 try:
-    if before is None:
+    if reload is None:
         prepared = prepare(LocalHost(), rules, backend=backend)
     else:
-        prepared = Prepared(Plan((Step("reload", (), ()),), before, rules or RuleSet()))
+        step = Step("reload", Traffic(reload[1], trial), (), ())
+        prepared = Prepared(Plan((step,), reload[0], rules or RuleSet()))
     refuse_lockout(LocalHost(), rules, prepared)
 except BackendError as error:
     print(error)
@@ -95,15 +102,16 @@ class Machine:
         self,
         rules: RuleSet | None,
         *,
-        before: RuleSet | None = None,
+        reload: tuple[RuleSet, str, str] | None = None,
         through: t.Sequence[str] | None = None,
         backend: str = "auto",
     ) -> str:
         """Why the guard refuses to go to these rules, empty if it does not.
 
-        `before` are the rules that are there, where that cannot be read; `through` is by default a session.
+        `reload` is a step of a firewall that cannot be asked in a private copy: the rules that are there before it, its
+        effect, and what it comes to in nft's words (empty: it cannot tell). `through` is by default a session.
         """
-        given = base64.b64encode(pickle.dumps((rules, before, backend))).decode()
+        given = base64.b64encode(pickle.dumps((rules, reload, backend))).decode()
         command = ["env", f"PYTHONPATH={COLLECTIONS}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-c", _GUARD, given]
         done = self._host.run([*(self.session() if through is None else through), *command])
         assert done.code == 0, done.err

@@ -203,7 +203,7 @@ def _unit_steps(
         undo = before if enabled else (*stop, *before)
         # A unit that is not there, or no longer, can be neither disabled nor stopped.
         rollback = () if enabled else (_put(path, wanted), *reload, *undo)
-        yield Step(f"unit {name}, enabled and started", (_put(path, wanted), *start), undo, rollback=rollback)
+        yield Step(f"unit {name}, enabled and started", None, (_put(path, wanted), *start), undo, rollback=rollback)
     elif wanted is None and have is not None:
         # When it stops it keeps what nobody will ask for any more.
         do = (
@@ -212,14 +212,15 @@ def _unit_steps(
             _put(KEPT_PATH, None),
             *(reload if boot.systemd else ()),
         )
-        yield Step(f"unit {name} goes", do, before if boot.systemd else before[:1])
+        yield Step(f"unit {name} goes", None, do, before if boot.systemd else before[:1])
 
 
 def plan(boot: Boot, wanted: str | None) -> tuple[Step, ...]:
     """The steps to this boot script and its unit, or to neither of them (None)."""
     steps = []
     if wanted is not None and wanted != boot.script:
-        steps.append(Step(f"file {SCRIPT_PATH}", (_put(SCRIPT_PATH, wanted),), (_put(SCRIPT_PATH, boot.script),)))
+        do, undo = (_put(SCRIPT_PATH, wanted),), (_put(SCRIPT_PATH, boot.script),)
+        steps.append(Step(f"file {SCRIPT_PATH}", None, do, undo))
     keeps = wanted is not None and _KEEP in wanted
     unit = _unit(boot, keeps=keeps) if wanted is not None and boot.systemd else None
     keeper = _keeper(boot) if unit is not None and keeps and boot.loaders else None
@@ -227,7 +228,8 @@ def plan(boot: Boot, wanted: str | None) -> tuple[Step, ...]:
     steps += _unit_steps(boot, UNIT, (boot.unit, unit), enabled=boot.enabled, running=running)
     steps += _unit_steps(boot, KEEPER, (boot.keeper, keeper), enabled=boot.keeping, running=boot.keeping)
     if wanted is None and boot.script is not None:
-        steps.append(Step(f"file {SCRIPT_PATH} goes", (_put(SCRIPT_PATH, None),), (_put(SCRIPT_PATH, boot.script),)))
+        do, undo = (_put(SCRIPT_PATH, None),), (_put(SCRIPT_PATH, boot.script),)
+        steps.append(Step(f"file {SCRIPT_PATH} goes", None, do, undo))
     return tuple(steps)
 
 

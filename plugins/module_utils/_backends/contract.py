@@ -35,6 +35,7 @@ __all__ = [
     "Plan",
     "RemoveFile",
     "Step",
+    "Traffic",
     "WriteFile",
     "accepts",
     "closes",
@@ -125,20 +126,34 @@ Action = t.Union[Command, WriteFile, RemoveFile]
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What a step does to packets.
+
+    `effect`: it `opens` and stops nothing; it `closes` what rules of ours let pass, or puts that elsewhere; or it
+    `may cut` what no rule of ours let pass, or lets such pass no more.
+    `trial` are the commands that do the same to the rules in a private copy, in a plan that was made in that copy; of a
+    firewall that cannot be asked in there it gives those for any copy, or raises BackendError.
+    """
+
+    effect: t.Literal["opens", "closes", "may cut"]
+    trial: tuple[Command, ...] | t.Callable[[], tuple[Command, ...]]
+
+
+@dataclass(frozen=True)
 class Step:
     """One reversible change: `undo` brings back what was before `do`, also when `do` was carried out half.
 
+    `traffic` is stated for every step: None only where it changes no rule in the kernel that other steps do not.
     `edits` are lines for a person: what is put right in files of ours beside what the rules say (see `edits_of`).
     `rollback` does what `undo` does when nobody knows how much of an action was carried out; none where `undo` does.
-    `live` is the part of `do` that changes the kernel's rules, where an action does more than that; none where not.
     """
 
     what: str
+    traffic: Traffic | None
     do: tuple[Action, ...]
     undo: tuple[Action, ...]
     edits: tuple[str, ...] = ()
     rollback: tuple[Action, ...] = ()
-    live: tuple[Command, ...] = ()
 
 
 @dataclass(frozen=True)

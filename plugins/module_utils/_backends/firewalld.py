@@ -20,7 +20,7 @@ import ipaddress
 import json
 import re
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape  # xml.sax.saxutils would load urllib, http and ssl in every run
 from xml.etree import ElementTree
 
@@ -30,7 +30,7 @@ from .._model.lockdown import Lockdown, Passing
 from .._model.messages import Notice
 from .._model.ports import PortSet
 from .._model.rules import FAMILIES, Passage, RuleSet, Side, family_of, normalise_networks
-from .contract import LOCKED, Accept, BackendError, Command, Place, RemoveFile, Step, WriteFile, edits_of
+from .contract import LOCKED, Accept, BackendError, Command, Place, RemoveFile, Step, Traffic, WriteFile, edits_of
 
 if t.TYPE_CHECKING:
     from .contract import Action, Host
@@ -84,10 +84,11 @@ _NEIGHBOURS = ("router-solicitation", "router-advertisement", "neighbour-solicit
 _MLD = ("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report")
 
 # Says what speaks against new files and a reload, in firewalld's own words and Python, and changes nothing: whether
-# the configuration is valid with them (a private copy is checked), and in what the running firewall differs from the
-# files otherwise. Its input is {running, files: {path below /etc/firewalld: text, or null when it goes}}.
+# the configuration is valid with them (a private copy is checked), in what the running firewall differs from the
+# files otherwise (`running`), and what comes of it when firewalld loads it, in a network of its own (`load`). Its input
+# is {running, load, zones: {zone: interfaces}, files: {path below /etc/firewalld: text, or null when it goes}}.
 _SCRIPT = r"""
-import json, os, re, shutil, subprocess, sys, tempfile
+import ctypes, json, os, re, select, shutil, signal, subprocess, sys, tempfile
 
 def words(value):
     return " ".join(map(words, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -203,6 +204,74 @@ def differences():
     live = (client.getAllChains(), client.getAllRules(), client.getAllPassthroughs())
     yield from compare(direct, dict(zip(kinds, live)), dict(zip(kinds, stored.export_config())))
 
+def run(argv, text=""):
+    try:
+        done = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
+    except FileNotFoundError:
+        return ""
+    said = done.communicate(text)[0]
+    return said if done.returncode == 0 else ""
+
+def loaded():
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Ends with its parent.
+    libc.prctl(1, signal.SIGKILL)
+    sets = run(["ipset", "save"])
+    if libc.unshare(0x40000000):
+        return {"untried": "a private network cannot be made: " + os.strerror(ctypes.get_errno())}
+    run(["ipset", "restore"], sets)
+    conf = os.path.join(copy, "firewalld.conf")
+    if os.path.exists(conf):
+        with open(conf, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+        # What nobody else may read or load again.
+        with open(conf, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(re.sub("(?m)^NftablesTableOwner=.*", "NftablesTableOwner=no", text))
+    from firewall import config
+    config.set_system_config_paths(copy)
+    from firewall.core.fw import Firewall
+    firewall = Firewall()
+    try:
+        firewall.start()
+        firewall.reload()
+    except (Exception, SystemExit) as error:
+        return {"failed": " ".join(str(error).replace(copy, "/etc/firewalld").split())}
+    for zone, interfaces in job["zones"].items():
+        for interface in interfaces if zone in firewall.zone.get_zones() else ():
+            firewall.zone.change_zone_of_interface(zone, interface)
+    tables = [line.split()[1:] for line in run(["nft", "list", "tables"]).splitlines()]
+    texts = {" ".join(one): run(["nft", "-s", "list", "table"] + one) for one in tables if one[1:] == ["firewalld"]}
+    if not texts:
+        texts = {command: run([command + "-save"]) for command in ("iptables", "ip6tables")}
+    return {"rules": texts}
+
+def begin():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        return child, os.fdopen(reader)
+    try:
+        os.dup2(2, 1)
+        try:
+            answer = loaded()
+        except Exception as error:
+            answer = {"untried": repr(error)}
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(answer, pipe)
+    finally:
+        os._exit(0)
+
+def end(child, pipe):
+    # It writes nothing until it has all.
+    if not select.select([pipe], [], [], 60)[0]:
+        os.kill(child, signal.SIGKILL)
+        answer = '{"failed": "it has not loaded it within 60 seconds"}'
+    else:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(answer or '{"failed": "it ends while it loads it"}')
+
 job = json.load(sys.stdin)
 folder = tempfile.mkdtemp(prefix="openagora-")
 try:
@@ -216,6 +285,7 @@ try:
                 file.write(text)
         elif os.path.exists(path):
             os.unlink(path)
+    loading = begin() if job["load"] else None
     check = subprocess.Popen(["firewall-offline-cmd", "--system-config", copy, "--check-config"],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     failed = None
@@ -224,10 +294,11 @@ try:
     except Exception as error:
         found, failed = [], error
     said = check.communicate()[0].strip().replace(copy, "/etc/firewalld")
+    came = end(*loading) if loading else {}
     # A file that cannot be read is what the check has to say.
     if failed and not check.returncode:
         raise failed
-    print(json.dumps({"invalid": said if check.returncode else "", "differences": found}))
+    print(json.dumps({"invalid": said if check.returncode else "", "differences": found, "loaded": came}))
 finally:
     shutil.rmtree(folder)
 """
@@ -338,6 +409,20 @@ class Config:
 
 
 @dataclass(frozen=True)
+class Examined:
+    """What firewalld makes of files before they count: why they are invalid, and what else a reload changes.
+
+    `rules` are those that it then has in the kernel, by table of nft (`inet firewalld`) or command of iptables; none
+    where that was not asked, or could not be tried, for the reason `untried`.
+    """
+
+    invalid: str = ""
+    differences: tuple[str, ...] = ()
+    untried: str = ""
+    rules: t.Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class State:
     """What firewalld says about itself, the zones, and ours. `live` is None while firewalld does not run."""
 
@@ -358,9 +443,9 @@ class State:
     capable: bool
     # Policies of others in the running firewall that come before ours and decide.
     ahead: tuple[Policy, ...]
-    # What speaks against these files and a reload (see `_object`). It looks at the host, which takes half a second, so
-    # it is asked only when something is to be written; it changes nothing.
-    objections: t.Callable[[dict[str, str | None], bool], tuple[str, list[str]]]
+    # What comes of these files (see `_examine`). It looks at the host, which takes half a second, so it is asked only
+    # when something is to be written; it changes nothing.
+    examine: t.Callable[..., Examined]
 
     def zone_of(self, interface: str) -> str:
         """The zone that an interface belongs to."""
@@ -541,14 +626,50 @@ def _as_allowed(path: str, before: str, after: str) -> str:
     return texts[0] if texts else after
 
 
-def _object(host: Host, python: tuple[str, ...], files: dict[str, str | None], running: bool) -> tuple[str, list[str]]:
-    """What is invalid once these files are there, and what a reload changes that is not ours."""
+def _examine(
+    host: Host,
+    python: tuple[str, ...],
+    zones: dict[str, Zone],
+    files: t.Mapping[str, str | None],
+    *,
+    running: bool = False,
+    load: bool = False,
+) -> Examined:
+    """What comes of these files (None: gone); `running`: in the running firewalld; `load`: in the kernel."""
     below = {path[len(_ETC) + 1 :]: text for path, text in files.items() if path.startswith(f"{_ETC}/")}
-    outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps({"running": running, "files": below}))
+    bound = {name: zone.interfaces for name, zone in zones.items() if zone.interfaces}
+    job = {"running": running, "load": load, "zones": bound, "files": below}
+    outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps(job))
     if outcome.code != 0:
         raise BackendError(f"firewalld's configuration cannot be checked: {outcome.err.strip()}")
     found = json.loads(outcome.out)
-    return found["invalid"], found["differences"]
+    came = found["loaded"]
+    untried = came.get("untried") or came.get("failed", "")
+    return Examined(found["invalid"], tuple(found["differences"]), untried, came.get("rules", {}))
+
+
+# A chain of one of our policies as nft lists it, and the lines of iptables-save that say the same.
+_NFT_CHAIN = re.compile(r"^\tchain (\S*_openagora-\S*) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
+_SAVED = re.compile(r"^(?::|-A )\S*_openagora-\S* .*\n", re.MULTILINE)
+
+
+def _as_loaded(examined: Examined, *, reload: bool) -> tuple[Command, ...]:
+    """What brings a private copy of the rules to those that firewalld makes: all of its own, or our policies alone."""
+    if not examined.rules:
+        raise BackendError(f"firewalld's rules cannot be tried: {examined.untried}")
+    commands = []
+    for name, text in examined.rules.items():
+        if name in ("iptables", "ip6tables"):
+            ours = "".join(["*filter\n", *_SAVED.findall(text.partition("*filter\n")[2]), "COMMIT\n"])
+            commands.append(Command((f"{name}-restore", *([] if reload else ["--noflush"])), text if reload else ours))
+            continue
+        lines = [f"add table {name}\n", f"delete table {name}\n", text]
+        if not reload:
+            chains = _NFT_CHAIN.findall(text)
+            lines = [f"flush chain {name} {chain}\n" for chain, _rules in chains]
+            lines += [f"table {name} {{\nchain {chain} {{\n{rules}}}\n}}\n" for chain, rules in chains]
+        commands.append(Command(("nft", "-f", "-"), "".join(lines)))
+    return tuple(commands)
 
 
 def _service_text(sdk: str, direction: str, ports: Ports) -> str:
@@ -732,6 +853,7 @@ def _besides(lockdown: Lockdown, passage: Passage, *, knows_mld: bool) -> t.Iter
     """What lockdown lets pass besides the services, and firewalld does not let pass by itself."""
     near = _meet((), _sources(passage.inside))
     for passing in lockdown.passing("forward_out" if passage.inside else "output"):
+        # No rule of firewalld looks at the flags of TCP, so `ack` is not to be had. The guard against lock-outs knows.
         if passing.state or passing.ack or passing.interface:
             continue
         whats = [f'port port="{text}" protocol="{passing.protocol}"' for text in passing.dports.texts()]
@@ -881,7 +1003,7 @@ class Firewalld:
             systemd=host.exists("/run/systemd/system"),
             knows_mld=host.exists(f"{_LIB}/icmptypes/{_MLD[0]}.xml"),
             ahead=ahead,
-            objections=functools.partial(_object, host, tuple(python)),
+            examine=functools.partial(_examine, host, tuple(python), zones),
         )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
@@ -914,17 +1036,17 @@ class Firewalld:
             gone = not wanted_here and any(f"{_ETC}/services/{name}.xml" in mine for name in live.services)
             reload = frames != wanted or unlike or gone
         if reload or mine != files:
-            invalid, differences = state.objections({**dict.fromkeys(mine), **files}, reload)
-            if invalid:
+            found = state.examine({**dict.fromkeys(mine), **files}, running=reload)
+            if found.invalid:
                 raise BackendError(
-                    f"firewalld refuses the configuration with our files in it: {invalid}; see "
+                    f"firewalld refuses the configuration with our files in it: {found.invalid}; see "
                     "firewall-offline-cmd --check-config, put it right, then run again"
                 )
-            if differences:
+            if found.differences:
                 raise BackendError(
                     "firewalld has to be reloaded for this, which would change more than ours: "
-                    f"{'; '.join(differences)}. To keep what is in force: firewall-cmd --runtime-to-permanent. To take "
-                    "what is written: firewall-cmd --reload. Then run again"
+                    f"{'; '.join(found.differences)}. To keep what is in force: firewall-cmd --runtime-to-permanent. "
+                    "To take what is written: firewall-cmd --reload. Then run again"
                 )
         return Desired(files, Config(policies, ports), reload)
 
@@ -973,9 +1095,23 @@ class Firewalld:
         if state.live and not desired.reload:
             # Whatever has become of them, those too that did not have to change.
             rollback += [_set_settings(policy, policy.entries) for policy in state.live.policies.values()]
-        return (
-            Step(f"firewalld: {what} (in {', '.join(where)})", tuple(do), tuple(undo), tuple(edits), tuple(rollback)),
-        )
+        what = f"firewalld: {what} (in {', '.join(where)})"
+        traffic = self._traffic(state, desired) if how else None
+        return (Step(what, traffic, tuple(do), tuple(undo), tuple(edits), tuple(rollback)),)
+
+    def _traffic(self, state: State, desired: Desired) -> Traffic:
+        """What a reload, or a change of our policies at run time, does to packets."""
+        have = state.live.policies if state.live else {}
+        policies = [*have.values(), *desired.config.policies.values()]
+        locked = any(policy.target == "REJECT" for policy in policies)
+        closes = any(policy.entries for policy in have.values())
+        mine = [path for path, text in state.files.items() if _OURS in text]
+
+        def trial() -> tuple[Command, ...]:
+            files = {**dict.fromkeys(mine), **desired.files}
+            return _as_loaded(state.examine(files, load=True), reload=desired.reload)
+
+        return Traffic("may cut" if locked else "closes" if closes else "opens", trial)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: firewalld loads its files before the network is up."""

@@ -28,6 +28,7 @@ from .contract import (
     Drop,
     Place,
     Step,
+    Traffic,
     accepts,
     closes,
     crossings,
@@ -455,15 +456,19 @@ class Iptables:
                 counts = ", ".join(f"{chain} ({len(specs)} rules)" for chain, specs in want.chains.items())
                 places = ", ".join(jump.base for jump in want.jumps)
                 what = f"{counts}, jumped to from {places}" if want.chains else "chains and jumps of ours go"
+                do = (Command(restore, _transaction(have, want)),)
+                locks = [_lock_lines(have), _lock_lines(want)]
+                traffic = Traffic("may cut" if any(locks) else "closes" if have.chains else "opens", do)
                 steps.append(
                     Step(
                         f"{family.command}: {what}",
-                        do=(Command(restore, _transaction(have, want)),),
+                        traffic,
+                        do=do,
                         undo=(
                             Command((*loader, *restore), _transaction(want, have, sure=False)),
                             *self._unmade(family, want),
                         ),
-                        edits=edits_of(f"{family.command} lockdown", _lock_lines(have), _lock_lines(want)),
+                        edits=edits_of(f"{family.command} lockdown", *locks),
                     )
                 )
             if not want.chains:
@@ -499,11 +504,9 @@ class Iptables:
         lines = [f"delete chain {table} {chain}" for chain in gone]
         if family.existing <= set(gone) and not any(family.policies[chain] == "-" for chain in foreign):
             lines.append(f"delete table {table}")
-        yield Step(
-            f"{family.command}: empty base chains that came with ours go: {', '.join(gone)}",
-            do=(Command(("nft", "-f", "-"), "\n".join([*lines, ""])),),
-            undo=(),
-        )
+        do = (Command(("nft", "-f", "-"), "\n".join([*lines, ""])),)
+        what = f"{family.command}: empty base chains that came with ours go: {', '.join(gone)}"
+        yield Step(what, Traffic("opens", do), do, undo=())
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """The same restore input, and the jumps where they are missing."""

@@ -30,6 +30,7 @@ from .contract import (
     Drop,
     Place,
     Step,
+    Traffic,
     accepts,
     closes,
     crossings,
@@ -877,7 +878,10 @@ class Nftables:
         undo += [Command(("nft", line)) for line in late]
         # A set that is made anew, forth or back, is empty, and dnsmasq fills it only with what it asks anew.
         forth_then, back_then = [_FORGETTING] * made, [_FORGETTING] * lost
-        return (Step(f"nftables: table {', table '.join(names)}: {what}", (do, *forth_then), (*undo, *back_then)),)
+        closes = any(state.tables[name].ours().chains for name in names)
+        traffic = Traffic("closes" if closes else "opens", (do,))
+        where = ", table ".join(names)
+        return (Step(f"nftables: table {where}: {what}", traffic, (do, *forth_then), (*undo, *back_then)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """For each table one transaction, so that a table that is gone by then keeps no other one from its rules."""
@@ -1176,7 +1180,8 @@ def _lock_step(state: State, desired: Desired) -> tuple[Step, ...]:
     if have.chains == wanted and kept if have else not wanted:
         return ()
     gone = f"add table {_LOCK}\ndelete table {_LOCK}\n"
-    do = [Command(("nft", "-f", "-"), ("" if kept else gone) + "".join(_lock_text(wanted)))]
+    locks = Command(("nft", "-f", "-"), ("" if kept else gone) + "".join(_lock_text(wanted)))
+    do = [locks]
     undo = [Command(("nft", "-f", "-"), gone + (have.listed if have else ""))]
     # A set that is made anew is empty, and dnsmasq fills it only with what it asks anew.
     do += [_FORGETTING] * bool(sets and not kept)
@@ -1186,7 +1191,9 @@ def _lock_step(state: State, desired: Desired) -> tuple[Step, ...]:
         for found in (have.chains if have else {}, wanted)
     ]
     what = "nothing else leaves" if wanted else "lockdown ends"
-    return (Step(f"nftables: table {_LOCK}: {what}", tuple(do), tuple(undo), edits_of(f"table {_LOCK}", *shown)),)
+    traffic = Traffic("may cut", (locks,))
+    edits = edits_of(f"table {_LOCK}", *shown)
+    return (Step(f"nftables: table {_LOCK}: {what}", traffic, tuple(do), tuple(undo), edits),)
 
 
 def _read_lock(host: Host) -> Lock | None:

@@ -33,6 +33,7 @@ from .contract import (
     Place,
     RemoveFile,
     Step,
+    Traffic,
     WriteFile,
     closes,
     crossings,
@@ -882,8 +883,11 @@ class Ufw:
             want = (f"{lock.why}: {lock.way.hook}: {lock.spec()}" for lock in desired.locks[table.family])
             edits += edits_of(f"{table.path}, lockdown", "\n".join(have), "\n".join(want))
         live = tuple(Command((item["command"], "--noflush", "--wait", "10"), item["do"]) for item in restores)
+        ours = any(_all_ours(table, hook, state.foreign) for table in state.tables if table.live for hook in HOOKS)
+        locked = desired.lockdown or any(table.locks for table in state.tables)
+        traffic = Traffic("may cut" if locked else "closes" if ours else "opens", live) if live else None
         where = ", ".join(places)
-        return (Step(f"ufw: {what} (in {where})", do, undo, tuple(edits), _rollback(files, state), live),)
+        return (Step(f"ufw: {what} (in {where})", traffic, do, undo, tuple(edits), _rollback(files, state)),)
 
     def boot_script(self, state: State, desired: Desired) -> str | None:
         """None: ufw.service loads ufw's files before the network is up."""

@@ -115,7 +115,7 @@ def test_without_a_trial_there_is_no_change(managed: Machine) -> None:
     assert managed.refusal(with_management(), through=[*managed.session(), *powerless]) == ""
 
 
-def test_what_firewalld_makes_anew_is_taken_for_gone(host: NetnsHost) -> None:
+def test_a_firewall_that_cannot_be_asked_in_the_copy_tells_beforehand(host: NetnsHost) -> None:
     """As firewalld 1.3.3 lets its policies come before its zones, in short."""
     host.nft(
         "table inet firewalld {\n"
@@ -126,11 +126,19 @@ def test_what_firewalld_makes_anew_is_taken_for_gone(host: NetnsHost) -> None:
         "chain filter_IN_public { }\n"
         "}\n"
     )
+    empty = "flush chain inet firewalld filter_IN_openagora-in_allow"
     with other_machine(host) as machine:
-        assert "- ingress tcp 2222 (extra)" in machine.refusal(None, before=with_management())
-        assert machine.refusal(with_management("192.0.2.0/24"), before=with_management()) == ""
+        assert "- ingress tcp 2222 (extra)" in machine.refusal(None, reload=(with_management(), "closes", empty))
+        kept = with_management("192.0.2.0/24")
+        assert machine.refusal(kept, reload=(with_management(), "closes", "add table inet firewalld")) == ""
+        # It lets the same pass, says its backend, and the kernel does not.
+        assert "another firewall" in machine.refusal(kept, reload=(with_management(), "closes", empty))
+        shut = "insert rule inet firewalld filter_INPUT drop"
+        assert "notrack" in machine.refusal(WEB, reload=(WEB, "may cut", shut))
+        assert "cannot be tried: it does not load" in machine.refusal(WEB, reload=(WEB, "may cut", ""))
+        assert machine.refusal(WEB, reload=(WEB, "opens", shut)) == ""
         host.nft(f"add rule inet firewalld filter_IN_public tcp dport {PORT} accept")
-        assert machine.refusal(None, before=with_management()) == ""
+        assert machine.refusal(None, reload=(with_management(), "closes", empty)) == ""
 
 
 def test_the_module_refuses_in_check_mode_too_and_does_as_it_is_told(host: NetnsHost, managed: Machine) -> None:

@@ -215,7 +215,7 @@ def test_accepts_for_the_same_add_up() -> None:
 def test_the_text_of_a_plan() -> None:
     before = RuleSet.of([rule("egress", "udp", {"native": "1080, 4000-4030"})])
     after = RuleSet.of([rule("egress", "udp", {"native": "1080", "web": "1080, 3478"})])
-    steps = (Step("the first thing", (), ()), Step("the second", (), ()))
+    steps = (Step("the first thing", None, (), ()), Step("the second", None, (), ()))
     assert Plan(steps, before, after).text() == (
         "~ egress udp 1080 (native -> native, web)\n"
         "+ egress udp 3478 (web)\n"

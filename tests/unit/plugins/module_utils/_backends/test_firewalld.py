@@ -37,6 +37,18 @@ FIREWALLD = Firewalld()
 NETWORKS = ["192.0.2.0/24", "198.51.100.1/32", "2001:db8::/32"]
 LAN, WAN = Side("interface", "eth1"), Side("interface", "eth0")
 TARGETS = ("10.0.0.7/32", "fd00::7/128")
+# What firewalld would have in the kernel, in short.
+TABLE = "inet firewalld"
+LISTED = """table inet firewalld {
+\tchain filter_IN_public_allow {
+\t\ttcp dport 22 accept
+\t}
+
+\tchain filter_OUT_policy_openagora-out_allow {
+\t\ttcp dport 443 accept
+\t}
+}
+"""
 THROUGH = Passage((LAN,), (WAN,), TARGETS)
 BY_SOURCE = Passage(
     (Side("source", "10.0.0.0/8"), Side("source", "fd00::/8")), (Side("source", "192.0.2.0/25"),), TARGETS
@@ -64,7 +76,8 @@ class FakeHost:
             "getZones": ["drop", "lan", "public"],
         }
         self.state = 's "RUNNING"'
-        self.objections: dict[str, t.Any] = {"invalid": "", "differences": []}
+        # What it says of files before they count.
+        self.examined: dict[str, t.Any] = {"invalid": "", "differences": [], "loaded": {"rules": {TABLE: LISTED}}}
         self.asked: list[dict[str, t.Any]] = []
         self.live = Config({}, {})
         self.foreign = [Policy("allow-host-ipv6", "", ("ANY",), ("HOST",), priority=-15000)]
@@ -89,7 +102,7 @@ class FakeHost:
         if argv[0] != "busctl":
             self.asked.append(json.loads(stdin or ""))
             self.python = argv[0]
-            return Outcome(0, json.dumps(self.objections), "")
+            return Outcome(0, json.dumps(self.examined), "")
         if "get-property" in argv:
             return Outcome(0, f"{self.state}\n", "")
         member, *arguments = argv[argv.index("call") + 4 :]
@@ -260,20 +273,62 @@ def test_what_stays_is_not_closed_in_between(host: FakeHost) -> None:
 
 
 def test_the_check_sees_the_files_and_goes_before_them(host: FakeHost) -> None:
-    host.objections = {"invalid": "", "differences": ["zone public loses ports 7 tcp"]}
+    host.examined["differences"] = ["zone public loses ports 7 tcp"]
     with pytest.raises(BackendError, match=r"zone public loses ports 7 tcp\. .*--runtime-to-permanent.*--reload"):
         host.plan(rules_of("web"))
     assert host.asked[0]["running"] is True
     assert "services/openagora-web.xml" in host.asked[0]["files"]
-    host.objections = {"invalid": "INVALID_ZONE: x", "differences": []}
+    host.examined.update(invalid="INVALID_ZONE: x", differences=[])
     with pytest.raises(BackendError, match="INVALID_ZONE: x"):
         host.plan(rules_of("web"))
     assert not host.ours()
-    host.objections["invalid"] = ""
+    host.examined["invalid"] = ""
     host.apply(rules_of("web"))
     host.asked.clear()
     host.plan(rules_of("web"))
     assert not host.asked
+
+
+def test_what_a_step_does_to_traffic(host: FakeHost) -> None:
+    """firewalld makes its rules itself: what they come to is asked of it, and in a private copy done with nft."""
+
+    def traffic(rules: RuleSet) -> tuple[str, str]:
+        host.asked.clear()
+        ((_what, found),) = [(step.what, step.traffic) for step in host.plan(rules)]
+        assert found
+        assert callable(found.trial)
+        (command,) = found.trial()
+        assert [(asked["running"], asked["load"]) for asked in host.asked][-1] == (False, True)
+        assert command.argv == ("nft", "-f", "-")
+        return found.effect, command.stdin or ""
+
+    locked = replace(rules_of("web"), lockdown=parse_lockdown([], forward=False, log=False))
+    whole = f"add table {TABLE}\ndelete table {TABLE}\n{LISTED}"
+    assert traffic(rules_of("web")) == ("opens", whole)
+    assert host.asked[-1]["zones"] == {"lan": ["eth1"]}
+    host.apply(rules_of("web"))
+    effect, text = traffic(rules_of("native"))
+    assert effect == "closes"
+    # At run time our policies change, and nothing else: what others have only set there is not in the files.
+    chain = "filter_OUT_policy_openagora-out_allow"
+    held = f"chain {chain} {{\n\t\ttcp dport 443 accept\n}}"
+    assert text == f"flush chain {TABLE} {chain}\ntable {TABLE} {{\n{held}\n}}\n"
+    assert traffic(RuleSet()) == ("closes", whole)
+    assert traffic(locked) == ("may cut", whole)
+    host.apply(locked)
+    assert traffic(rules_of("web"))[0] == "may cut"
+    host.examined["loaded"] = {"rules": {"iptables": "*nat\nCOMMIT\n*filter\n:IN_openagora-in - [0:0]\nCOMMIT\n"}}
+    ((_what, found),) = [(step.what, step.traffic) for step in host.plan(rules_of("web"))]
+    assert found
+    assert callable(found.trial)
+    assert [command.argv for command in found.trial()] == [("iptables-restore",)]
+    for came in ({"untried": "no namespaces"}, {"failed": "COMMAND_FAILED"}):
+        host.examined["loaded"] = came
+        with pytest.raises(BackendError, match=f"cannot be tried: {next(iter(came.values()))}"):
+            found.trial()
+    # Stored only: no rule changes.
+    host.running = False
+    assert [step.traffic for step in host.plan(rules_of("native"))] == [None]
 
 
 def test_what_was_edited_is_told(host: FakeHost) -> None:

@@ -329,7 +329,7 @@ def test_a_later_failure_is_undone(host: NetnsHost, wanted: RuleSet) -> None:
     apply(host, REQUEST)
     host.sh("iptables -I ufw-user-output 2 -d 198.51.100.9 -j DROP; ip6tables -D ufw6-user-output 2")
     before = everything(host)
-    failing = Step("boom", (Command(("true",)), Command(("false",))), ())
+    failing = Step("boom", None, (Command(("true",)), Command(("false",))), ())
     with pytest.raises(StepError, match="everything is as it was before"):
         host.carry_out([*steps(host, wanted), failing])
     assert everything(host) == before

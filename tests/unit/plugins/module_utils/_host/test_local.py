@@ -32,7 +32,7 @@ HOST = LocalHost()
 
 
 def step(what: str, *do: Action, undo: tuple[Action, ...] = ()) -> Step:
-    return Step(what, do, undo)
+    return Step(what, None, do, undo)
 
 
 def say(folder: Path, word: str) -> Command:
