@@ -19,7 +19,7 @@ from .lab import Running, changes
 if t.TYPE_CHECKING:
     from .lab import Target
 
-__all__ = ["TestEdits", "TestErrors", "TestFaults", "TestIdiom", "TestReload", "TestStopped"]
+__all__ = ["TestEdits", "TestErrors", "TestFaults", "TestIdiom", "TestReload", "TestStopped", "TestUnnamed"]
 
 ONCE = "[ -e /run/once ] || { touch /run/once; echo refused >&2; exit 1; }"
 
@@ -135,6 +135,38 @@ class TestReload:
             assert "zone home loses interfaces docker9" in target.refused(sdks=["web"])
         finally:
             target.run("ip link delete docker9")
+
+
+class TestUnnamed:
+    """A host whose interface no zone names: what it sends falls to the default zone."""
+
+    def test_ingress_is_open_or_refused(self, target: Target) -> None:
+        """Until version 1.3 policies do not count there: refused beforehand, until a zone names the interface."""
+        target.reset()
+        target.run("firewall-cmd -q --permanent --zone=outside --remove-interface=eth0")
+        target.run("firewall-cmd -q --set-default-zone=outside; firewall-cmd -q --reload")
+        try:
+            assert "eth0" not in target.run("firewall-cmd --get-active-zones")
+            named = "firewall-cmd --permanent --zone=outside --change-interface=eth0"
+            older = not target.name.endswith("trixie")
+            if older:
+                assert named in target.refused(sdks=["web", "recording"])
+                assert named in target.module("apply", "--check", sdks=["web", "recording"])["msg"]
+                # What needs no ingress goes on.
+                target.apply("web")
+                target.assert_open("web")
+                target.run(f"{named} && {named.replace(' --permanent', '')}")
+            target.apply("web", "recording")
+            target.assert_open("web", "recording")
+            assert target.apply("web", "recording")["changed"] is False
+            if older:
+                # What is in force the kernel says, not what firewalld was told.
+                target.run("firewall-cmd -q --zone=outside --remove-interface=eth0")
+                held = target.module("applied_info")["rules"]
+                assert {rule["direction"] for rule in held} == {"egress"}
+                assert not any(target.measure(directions=["ingress"]).ingress.values())
+        finally:
+            target.run("firewall-cmd -q --set-default-zone=public")
 
 
 class TestStopped:

@@ -21,6 +21,7 @@ import json
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from html import escape  # xml.sax.saxutils would load urllib, http and ssl in every run
 from xml.etree import ElementTree
 
@@ -423,12 +424,38 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """What firewalld's rules in the kernel lead to our policies.
+
+    `there`: it has its chains at all. `ways` are the pairs of interfaces (None: any) of which packets come to a policy;
+    those of sources are not told. `named_only`: of a zone, policies see what the interfaces send that the zone names,
+    and not what falls to the default zone because no zone names it (measured: so in 1.3, no more in 2.3). `letting` are
+    zones that let all in.
+    """
+
+    there: bool
+    ways: dict[str, tuple[tuple[str | None, str | None], ...]]
+    named_only: bool
+    letting: frozenset[str]
+
+    def meets(self, policy: str, interfaces: t.Iterable[str]) -> bool:
+        """Whether packets from each of these interfaces come to the policy; without any, whether any do."""
+        ways = self.ways.get(policy, ())
+        sources = [source for source, _target in ways]
+        return bool(ways) and all(
+            any(source is None or fnmatch(name, source.replace("+", "*")) for source in sources) for name in interfaces
+        )
+
+
+@dataclass(frozen=True)
 class State:
     """What firewalld says about itself, the zones, and ours. `live` is None while firewalld does not run."""
 
     live: Config | None
     # Files with a name of ours, whoever wrote them.
     files: dict[str, str]
+    # Its rules in the kernel; None while it does not run, or where no command lists them.
+    kernel: Kernel | None
     # What firewalld has left of files of ours that it wrote itself.
     backups: dict[str, str]
     zones: dict[str, Zone]
@@ -439,6 +466,10 @@ class State:
     knows_mld: bool
     # The host's interfaces: those that no zone names belong to the default zone.
     interfaces: tuple[str, ...]
+    # Those by which the world comes in: of the default routes, or all where there are none.
+    outer: tuple[str, ...]
+    # Those that no zone names, where policies therefore miss what they send.
+    unnamed: tuple[str, ...]
     # Whether this firewalld has policies, which came with version 0.9.
     capable: bool
     # Policies of others in the running firewall that come before ours and decide.
@@ -450,6 +481,20 @@ class State:
     def zone_of(self, interface: str) -> str:
         """The zone that an interface belongs to."""
         return next((name for name, zone in self.zones.items() if interface in zone.interfaces), self.default)
+
+    @property
+    def in_force(self) -> Config | None:
+        """Ours as the kernel has it: `live` without the policies to which nothing comes from outside."""
+        kernel = self.kernel
+        if not self.live or not kernel:
+            return self.live
+        outer = [name for name in self.outer if self.zone_of(name) not in kernel.letting]
+        met = {
+            name: policy
+            for name, policy in self.live.policies.items()
+            if (kernel.meets(name, outer) or not outer if name == f"{_PREFIX}in" else kernel.meets(name, ()))
+        }
+        return replace(self.live, policies=met)
 
     def holds(self, zone: str) -> set[str]:
         """Interfaces and sources that belong to a zone, also because it is the default one."""
@@ -509,6 +554,73 @@ def _read_zones(host: Host) -> tuple[dict[str, Zone], str]:
             raise BackendError(f"{path} is not valid XML ({error}); put it right, then run again") from error
     found = re.search(r"^DefaultZone=(\S+)", host.read(_CONF) or "", re.MULTILINE)
     return zones, found[1] if found else "public"
+
+
+# A rule of firewalld's filter chains that leads to a policy of ours, as nft lists it and as iptables-save does.
+_WAY = re.compile(
+    r"^(?:\t\t|-A \S*_POLICIES\S* )(?P<match>.*?)"
+    r"(?:jump filter_|-j )(?:IN|OUT|FWD)_(?:policy_)?(?P<policy>openagora-\S+)$",
+    re.MULTILINE,
+)
+_ENDS = {end: re.compile(rf'(?:{end}ifname (?:"([^"]+)"|{{ ([^}}]+) }})|-{end} (\S+))') for end in "io"}
+# The end of what a zone has for what comes in.
+_LETTING = re.compile(
+    r"^\tchain filter_IN_(\S+) \{\n(?:\t\t.*\n)*?\t\t(?:counter )?accept\n\t\}|^-A IN_(\S+) -j ACCEPT$", re.MULTILINE
+)
+
+
+def _read_kernel(host: Host) -> Kernel | None:
+    text = host.run(["nft", "-s", "-t", "list", "table", "inet", "firewalld"]).out
+    # With FirewallBackend=iptables.
+    text = text or host.run(["iptables-save", "-t", "filter"]).out
+    found = re.search(r"^(?:\tchain filter_|:)INPUT_(ZONES|POLICIES)\b", text, re.MULTILINE)
+    if not found and not host.which("nft"):
+        return None
+    ways: dict[str, list[tuple[str | None, str | None]]] = {}
+    for rule in _WAY.finditer(text):
+        sources, targets = (_ends(rule["match"], end) for end in "io")
+        # What names no interface and matches all the same is from or to some addresses.
+        if sources != [None] or targets != [None] or rule["match"].strip() in ("", "counter"):
+            ways.setdefault(rule["policy"], []).extend((source, target) for source in sources for target in targets)
+    return Kernel(
+        there=bool(found),
+        ways={name: tuple(held) for name, held in ways.items()},
+        named_only=bool(found and found[1] == "ZONES"),
+        letting=frozenset(one or other for one, other in _LETTING.findall(text)),
+    )
+
+
+def _unnamed(host: Host, kernel: Kernel | None, default: str, zones: dict[str, Zone]) -> t.Iterator[str]:
+    """The interfaces that policies miss. What a bridge's port sends comes in by the bridge."""
+    if kernel and kernel.named_only and default not in kernel.letting:
+        patterns = [name.replace("+", "*") for zone in zones.values() for name in zone.interfaces]
+        for name in _interfaces(host):
+            named = any(fnmatch(name, pattern) for pattern in patterns)
+            if not named and not host.exists(f"/sys/class/net/{name}/brport"):
+                yield name
+
+
+def _interfaces(host: Host) -> tuple[str, ...]:
+    found = re.findall(r"^\s*([^\s:]+):", host.read("/proc/net/dev") or "", re.MULTILINE)
+    return tuple(name for name in found if name != "lo")
+
+
+def _ends(match: str, end: str) -> list[str | None]:
+    """The interfaces that a rule names for one end of a way."""
+    found = _ENDS[end].search(match)
+    if not found:
+        return [None]
+    return [*re.findall(r'"([^"]+)"', found[2])] if found[2] else [found[1] or found[3]]
+
+
+def _outer(host: Host) -> tuple[str, ...]:
+    """The interfaces of the default routes (proc_net(5): route, ipv6_route), or all where there are none."""
+    rows = [line.split() for line in (host.read("/proc/net/route") or "").splitlines()]
+    found = {row[0] for row in rows if len(row) > 7 and row[1] == row[7] == "0" * 8}
+    rows = [line.split() for line in (host.read("/proc/net/ipv6_route") or "").splitlines()]
+    found |= {row[-1] for row in rows if len(row) > 9 and row[0] == "0" * 32 and row[1] == "00"}
+    interfaces = _interfaces(host)
+    return tuple(name for name in interfaces if name in found) or interfaces
 
 
 def _ports(pairs: t.Iterable[tuple[str, str]]) -> Ports:
@@ -768,6 +880,18 @@ def _side_zones(sides: tuple[Side, ...], state: State, which: str, problems: lis
     return tuple(sorted(zones | whole))
 
 
+def _missed(state: State, interfaces: t.Collection[str], what: str) -> t.Iterator[str]:
+    """That policies of ours would not let anything in by these interfaces, and how they would."""
+    if interfaces:
+        zone = state.default
+        commands = (f"firewall-cmd --permanent --zone={zone} --change-interface={name}" for name in interfaces)
+        yield (
+            f"{what} would stay closed on {', '.join(interfaces)}, which no zone names: for what falls to the default "
+            f"zone, {zone}, this firewalld has no policies. Name it ({'; '.join(commands)}; also without --permanent), "
+            "then run again"
+        )
+
+
 def _gateway(passage: Passage, number: int, state: State, problems: list[str]) -> tuple[Policy, Policy]:
     """The policies outwards and inwards of one way through a gateway, without what they allow."""
     inside = _side_zones(passage.inside, state, "inside", problems)
@@ -775,6 +899,10 @@ def _gateway(passage: Passage, number: int, state: State, problems: list[str]) -
     both = (set(inside) & set(outside)) - {"ANY"}
     if both:
         problems.append(f"zone {', '.join(sorted(both))} is on both sides, inside and outside")
+    crossed = {side.name for side in (*passage.inside, *passage.outside) if side.kind == "interface"}
+    # What falls to the default zone alone comes to none of its policies.
+    whole = state.default in (*inside, *outside) and not state.zones[state.default].interfaces
+    problems += _missed(state, [name for name in state.unnamed if name in crossed or whole], "what crosses")
     names = (", ".join(map(str, sides)) or _ANYWHERE for sides in (passage.inside, passage.outside))
     sides = "Inside: {}. Outside: {}. ".format(*names)
     reach = f"Ports that Agora SDKs on machines behind this gateway reach at Agora. {sides}{_OURS}."
@@ -829,6 +957,8 @@ def _policies(names: dict[_Need, str], lockdown: Lockdown | None, state: State) 
                 if not one or not other or family_of(one) == family_of(other):
                     ends = (other, one) if direction == "ingress" else (one, other)
                     entries[policy.name].add(Entry(service, *ends))
+    if entries.get(f"{_PREFIX}in"):
+        problems += _missed(state, [name for name in state.unnamed if name in state.outer], "ingress")
     if lockdown and lockdown.uids:
         problems.append(
             "no rule of firewalld can name a local user (user:NAME in lockdown_allow); name where that one sends"
@@ -991,14 +1121,17 @@ class Firewalld:
         # firewalld is written in Python: the interpreter that runs it has its packages.
         first = (host.read(host.which("firewall-offline-cmd") or "") or "").partition("\n")[0]
         python = (first[2:].split() or ["/usr/bin/python3"])[:1] if first.startswith("#!") else ["/usr/bin/python3"]
-        found = re.findall(r"^\s*([^\s:]+):", host.read("/proc/net/dev") or "", re.MULTILINE)
+        kernel = _read_kernel(host) if live else None
         return State(
             live=live,
             files=files,
+            kernel=kernel,
             backups={path: text for path, text in texts.items() if path.endswith(_BACKUP) and _OURS in text},
             zones=zones,
             default=default,
-            interfaces=tuple(name for name in found if name != "lo"),
+            interfaces=_interfaces(host),
+            outer=_outer(host),
+            unnamed=tuple(_unnamed(host, kernel, default, zones)),
             capable=capable,
             systemd=host.exists("/run/systemd/system"),
             knows_mld=host.exists(f"{_LIB}/icmptypes/{_MLD[0]}.xml"),
@@ -1035,6 +1168,12 @@ class Firewalld:
             unlike = any(live.services.get(name) != need for name, need in ports.items())
             gone = not wanted_here and any(f"{_ETC}/services/{name}.xml" in mine for name in live.services)
             reload = frames != wanted or unlike or gone
+        if state.kernel and not state.kernel.there and (wanted_here or reload):
+            # A reload would not do: firewalld 1.3 gives up on what is gone, and leaves a host that drops everything.
+            raise BackendError(
+                "firewalld runs, and its rules are gone from the kernel (after nft flush ruleset, say), so nothing "
+                "that it says is in force; systemctl restart firewalld, then run again"
+            )
         if reload or mine != files:
             found = state.examine({**dict.fromkeys(mine), **files}, running=reload)
             if found.invalid:
@@ -1124,7 +1263,7 @@ class Firewalld:
         """
         mine = {path: text for path, text in state.files.items() if _OURS in text}
         configs = [(f"the files in {_ETC}", _stored(mine))]
-        configs += [("the running firewalld", state.live)] if state.live else []
+        configs += [("the running firewalld", state.in_force)] if state.in_force else []
         return tuple(
             Place(name, path, FAMILIES, _accepts_of(config, gateway=path != "output"))
             for name, config in configs
@@ -1177,6 +1316,13 @@ class Firewalld:
                 )
                 yield Notice("policy_ahead", f"firewalld policy {policy.name}", text)
         comes_in = desired.config.policies.get(f"{_PREFIX}in")
+        missed = [name for name in state.unnamed if name not in state.outer]
+        if comes_in and comes_in.entries and missed:
+            text = (
+                f"ports for ingress stay closed on {', '.join(missed)}, which no zone names; if they are to be open "
+                f"there: firewall-cmd --zone={state.default} --change-interface=INTERFACE, also with --permanent"
+            )
+            yield Notice("unnamed_interfaces", f"firewalld zone {state.default}", text)
         shut = [name for name in _SHUT if name in state.zones and state.holds(name)]
         if comes_in and comes_in.entries and shut:
             text = f"ports for ingress stay closed in zone {', '.join(shut)}, which stands for letting nothing in"

@@ -72,7 +72,11 @@ class FakeHost:
         self.answers: dict[str, t.Any] = {
             "queryPanicMode": False,
             "getDefaultZone": "public",
-            "getActiveZones": {"lan": {"interfaces": ["eth1"]}, "drop": {"sources": ["10.9.0.0/16"]}},
+            "getActiveZones": {
+                "lan": {"interfaces": ["eth1"]},
+                "public": {"interfaces": ["eth0"]},
+                "drop": {"sources": ["10.9.0.0/16"]},
+            },
             "getZones": ["drop", "lan", "public"],
         }
         self.state = 's "RUNNING"'
@@ -80,10 +84,16 @@ class FakeHost:
         self.examined: dict[str, t.Any] = {"invalid": "", "differences": [], "loaded": {"rules": {TABLE: LISTED}}}
         self.asked: list[dict[str, t.Any]] = []
         self.live = Config({}, {})
+        # Whether its rules are in the kernel, and policies there for what no zone names (as in 2.3).
+        self.kernel = True
+        self.newer = False
+        # A zone that lets everything in, and whether there are commands that list the kernel's rules.
+        self.letting = ""
+        self.commands = True
         self.foreign = [Policy("allow-host-ipv6", "", ("ANY",), ("HOST",), priority=-15000)]
 
     def which(self, name: str) -> str | None:
-        return f"/usr/bin/{name}"
+        return f"/usr/bin/{name}" if self.commands or name != "nft" else None
 
     def read(self, path: str) -> str | None:
         return self.files.get(path)
@@ -99,6 +109,10 @@ class FakeHost:
             prefix = argv[-1].partition("*")[0]
             found = [path for path in self.files if path.startswith(tops) and path.split("/")[-1].startswith(prefix)]
             return Outcome(0, "".join(f"{path}\n" for path in found), "")
+        if argv[0] == "nft":
+            return Outcome(0, self.listing(), "") if self.kernel else Outcome(1, "", "No such file or directory")
+        if argv[0] == "iptables-save":
+            return Outcome(0, "", "")
         if argv[0] != "busctl":
             self.asked.append(json.loads(stdin or ""))
             self.python = argv[0]
@@ -109,6 +123,23 @@ class FakeHost:
         if member == "getServiceSettings2" and arguments[1] not in self.live.services:
             return Outcome(1, "", f"Call failed: INVALID_SERVICE: {arguments[1]}")
         return Outcome(0, json.dumps({"data": [self.answer(member, arguments)]}), "")
+
+    def listing(self) -> str:
+        """What leads to our policies in the kernel."""
+        active = self.answers["getActiveZones"]
+        lines = ["table inet firewalld {", f"\tchain filter_INPUT_{'POLICIES' if self.newer else 'ZONES'} {{"]
+        for policy in self.live.policies.values():
+            ends = []
+            for end, zones in (("iifname", policy.ingress), ("oifname", policy.egress)):
+                names = [name for zone in zones for name in active.get(zone, {}).get("interfaces", ())]
+                found = [f'{end} "{name}" ' for name in names]
+                catches = {"ANY", "HOST"} | ({self.answers["getDefaultZone"]} if self.newer else set())
+                ends.append([*found, ""] if catches & set(zones) else found)
+            verb = "IN" if policy.egress == ("HOST",) else "OUT" if policy.ingress == ("HOST",) else "FWD"
+            ways = (f"\t\t{one}{other}jump filter_{verb}_policy_{policy.name}" for one in ends[0] for other in ends[1])
+            lines += ways
+        lines += ["\t}", f"\tchain filter_IN_{self.letting} {{", "\t\taccept"] if self.letting else []
+        return "\n".join([*lines, "\t}", "}", ""])
 
     def answer(self, member: str, arguments: list[str]) -> t.Any:
         if member == "reload":
@@ -305,7 +336,7 @@ def test_what_a_step_does_to_traffic(host: FakeHost) -> None:
     locked = replace(rules_of("web"), lockdown=parse_lockdown([], forward=False, log=False))
     whole = f"add table {TABLE}\ndelete table {TABLE}\n{LISTED}"
     assert traffic(rules_of("web")) == ("opens", whole)
-    assert host.asked[-1]["zones"] == {"lan": ["eth1"]}
+    assert host.asked[-1]["zones"] == {"lan": ["eth1"], "public": ["eth0"]}
     host.apply(rules_of("web"))
     effect, text = traffic(rules_of("native"))
     assert effect == "closes"
@@ -399,6 +430,155 @@ def test_shut_zones_stay_shut(host: FakeHost) -> None:
     with pytest.raises(BackendError, match="all active zones are firewalld's drop"):
         host.plan(rules_of("recording"))
     assert host.plan(rules_of("web"))
+
+
+UNNAMED = (
+    r"ingress would stay closed on eth0, which no zone names: .* default zone, public, .*"
+    r"firewall-cmd --permanent --zone=public --change-interface=eth0; also without --permanent"
+)
+
+
+def test_ingress_by_an_interface_that_no_zone_names(host: FakeHost) -> None:
+    """It has no policies there before firewalld 2: refused beforehand, and what is there is not told as open."""
+    host.apply(rules_of("web", "recording"))
+    directions = {rule.direction for rule in host.rules()}
+    assert directions == {"egress", "ingress"}
+    host.answers["getActiveZones"].pop("public")
+    # Of what firewalld says of itself nothing has changed, nor of the files.
+    assert {rule.direction for rule in host.rules()} == {"egress"}
+    for rules in (rules_of("recording"), rules_of("web", "recording", networks=NETWORKS)):
+        with pytest.raises(BackendError, match=UNNAMED):
+            host.plan(rules)
+    # What needs no ingress goes on, and so does what takes all away.
+    assert host.plan(rules_of("web"))
+    assert host.plan(RuleSet())
+    host.newer = True
+    assert {rule.direction for rule in host.rules()} == {"egress", "ingress"}
+    assert not host.plan(rules_of("web", "recording"))
+
+
+def routes(*names: str) -> str:
+    """What the kernel tells of routes: to a network by all interfaces, and the default ones by these."""
+    rows = [f"{name}\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0" for name in ("eth0", "eth1", "wg0")]
+    rows += [f"{name}\t00000000\tFE0200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0" for name in names]
+    return "\n".join(["Iface\tDestination\tGateway", *rows, ""])
+
+
+def test_only_the_ways_from_the_world_matter(host: FakeHost) -> None:
+    """An interface without a default route, as a tunnel's, is told; a port of a bridge is none."""
+    host.files["/proc/net/dev"] += "  wg0: 0\n  veth1: 0\n"
+    host.files["/sys/class/net/veth1/brport"] = ""
+    with pytest.raises(BackendError, match="closed on wg0, which"):
+        host.plan(rules_of("recording"))
+    for path, text in (
+        ("/proc/net/route", routes("eth0")),
+        ("/proc/net/ipv6_route", f"{'0' * 32} 00 {'0' * 32} 00 fe80 00000400 1 0 00000003     eth0\n"),
+    ):
+        host.files[path] = text
+        state = FIREWALLD.read(host)
+        notices = list(FIREWALLD.notices(state, FIREWALLD.render(rules_of("recording"), state)))
+        assert [notice.code for notice in notices if "wg0" in notice.message] == ["unnamed_interfaces"]
+        assert not [notice for notice in notices if "veth1" in notice.message]
+        notices = list(FIREWALLD.notices(state, FIREWALLD.render(rules_of("web"), state)))
+        assert not [notice for notice in notices if "wg0" in notice.message]
+        del host.files[path]
+    host.files["/proc/net/route"] = routes("eth0", "wg0")
+    with pytest.raises(BackendError, match="closed on wg0, which"):
+        host.plan(rules_of("recording"))
+    # A zone may name all of a kind.
+    host.answers["getActiveZones"]["lan"]["interfaces"].append("wg+")
+    assert host.plan(rules_of("recording"))
+
+
+def test_a_gateway_between_interfaces_that_no_zone_names(host: FakeHost) -> None:
+    host.answers["getActiveZones"].pop("public")
+    for outside in (WAN, Side("zone", "public")):
+        with pytest.raises(BackendError, match="what crosses would stay closed on eth0, which no zone names"):
+            host.plan(rules_of("web", passage=replace(THROUGH, outside=(outside,))))
+
+
+def test_the_default_zone_may_let_all_in(host: FakeHost) -> None:
+    host.answers["getActiveZones"].pop("public")
+    host.letting = "public"
+    host.apply(rules_of("recording"))
+    assert {rule.direction for rule in host.rules()} == {"egress", "ingress"}
+
+
+def test_rules_that_somebody_has_flushed(host: FakeHost) -> None:
+    """Nothing is in force then, and a reload fails (1.3), which would leave all closed."""
+    host.kernel = False
+    for rules in (rules_of("web"), rules_of("recording")):
+        with pytest.raises(BackendError, match=r"gone from the kernel .*systemctl restart firewalld"):
+            host.plan(rules)
+    assert not host.plan(RuleSet())
+    host.kernel = True
+    host.apply(rules_of("web"))
+    host.kernel = False
+    assert not host.rules().rules
+    with pytest.raises(BackendError, match="gone from the kernel"):
+        host.plan(RuleSet())
+
+
+def test_where_nothing_lists_the_kernels_rules(host: FakeHost) -> None:
+    """firewalld comes with a library for it, and not always with the command: its own word has to do."""
+    host.kernel, host.commands = False, False
+    host.apply(rules_of("recording"))
+    assert {rule.direction for rule in host.rules()} == {"egress", "ingress"}
+
+
+SAVED = r"""*filter
+:INPUT_ZONES - [0:0]
+:IN_openagora-in - [0:0]
+-A INPUT_POLICIES_pre -i eth1 -j IN_openagora-in
+-A INPUT_POLICIES_pre -s 10.9.0.0/16 -j IN_openagora-in
+-A FORWARD_POLICIES_pre -i eth0 -o eth1 -j FWD_openagora-gw-in
+-A OUTPUT_POLICIES_pre -j OUT_openagora-out
+-A IN_openagora-in -j IN_openagora-in_pre
+-A IN_trusted -j ACCEPT
+COMMIT
+"""
+NFT = """table inet firewalld {
+\tchain filter_INPUT_ZONES {
+\t\tgoto filter_IN_public
+\t}
+\tchain filter_INPUT_POLICIES_pre {
+\t\tcounter jump filter_IN_policy_allow-host-ipv6
+\t\tiifname { "eth1", "eth2" } jump filter_IN_policy_openagora-in
+\t\tip saddr 10.9.0.0/16 jump filter_IN_policy_openagora-in
+\t\tiifname "eth0" oifname "eth1" jump filter_FWD_policy_openagora-gw-in
+\t\tcounter jump filter_OUT_policy_openagora-out
+\t}
+\tchain nat_OUTPUT_POLICIES_pre {
+\t\tjump nat_OUT_policy_openagora-lock
+\t}
+\tchain filter_IN_trusted {
+\t\tjump filter_IN_trusted_pre
+\t\taccept
+\t}
+\tchain filter_IN_public {
+\t\tjump filter_IN_public_pre
+\t\treject with icmpx admin-prohibited
+\t}
+}
+"""
+
+
+@pytest.mark.parametrize("listed", [NFT, SAVED], ids=["nft", "iptables"])
+def test_what_the_kernel_has(host: FakeHost, monkeypatch: pytest.MonkeyPatch, listed: str) -> None:
+    """The words are those of nft 1.0.6 and of iptables-save, as firewalld 1.3.3 has its rules in both."""
+
+    def run(argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
+        return Outcome(0, listed, "") if (argv[0] == "nft") == (listed is NFT) else Outcome(1, "", "")
+
+    monkeypatch.setattr(host, "run", run)
+    kernel = firewalld._read_kernel(host)
+    assert kernel
+    names = {source for source, _target in kernel.ways["openagora-in"]}
+    assert names == ({"eth1", "eth2"} if listed is NFT else {"eth1"})
+    assert kernel.ways["openagora-gw-in"] == (("eth0", "eth1"),)
+    assert kernel.ways["openagora-out"] == ((None, None),)
+    assert "openagora-lock" not in kernel.ways
+    assert (kernel.there, kernel.named_only, set(kernel.letting)) == (True, True, {"trusted"})
 
 
 @pytest.mark.parametrize(
