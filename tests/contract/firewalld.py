@@ -21,6 +21,13 @@ if t.TYPE_CHECKING:
 
 __all__ = ["TestEdits", "TestErrors", "TestFaults", "TestIdiom", "TestReload", "TestStopped", "TestUnnamed"]
 
+# What others have in iptables: bans, and docker's published ports.
+OTHERS = (
+    "for i in iptables ip6tables; do $i -N f2b-sshd; $i -A f2b-sshd -p tcp --dport 2222 -j DROP;"
+    " $i -I INPUT -j f2b-sshd; $i -t nat -N DOCKER; $i -t nat -A PREROUTING -p tcp --dport 8080 -j DOCKER; done"
+)
+THEIRS = "for i in iptables ip6tables; do $i-save | grep -v '^[#:]'; done"
+
 ONCE = "[ -e /run/once ] || { touch /run/once; echo refused >&2; exit 1; }"
 
 
@@ -135,6 +142,37 @@ class TestReload:
             assert "zone home loses interfaces docker9" in target.refused(sdks=["web"])
         finally:
             target.run("ip link delete docker9")
+
+
+    def test_rules_of_others_in_iptables(self, target: Target) -> None:
+        """A firewalld that deletes them is not reloaded beside them; what takes ours away puts them back."""
+        target.reset()
+        target.apply("web", check=True)
+        target.run(OTHERS)
+        theirs = target.run(THEIRS)
+        spares = target.name.endswith("trixie")
+        try:
+            if not spares:
+                for message in (target.refused(sdks=["web"]), target.module("apply", "--check", sdks=["web"])["msg"]):
+                    for word in ("iptables -t filter: f2b-sshd, INPUT", "ip6tables -t nat: DOCKER, PREROUTING"):
+                        assert word in message
+                target.run("firewall-cmd --reload")
+                assert "f2b-sshd" not in target.run(THEIRS)
+                target.apply("web")
+                target.run(OTHERS)
+            target.apply("web")
+            target.apply("native")
+            if not spares:
+                assert "f2b-sshd" in target.refused(sdks=["web"], mode="lockdown")
+            # Undone, and then done.
+            with target.commands_that(ONCE, "busctl", when="*reload*"):
+                assert "refused" in target.refused(state="absent")
+            target.run("rm /run/once")
+            assert target.run(THEIRS) == theirs
+            target.apply(state="absent")
+            assert target.run(THEIRS) == theirs
+        finally:
+            target.run("for i in iptables ip6tables; do for t in filter nat; do $i -t $t -F; $i -t $t -X; done; done")
 
 
 class TestUnnamed:

@@ -86,8 +86,9 @@ _MLD = ("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-
 
 # Says what speaks against new files and a reload, in firewalld's own words and Python, and changes nothing: whether
 # the configuration is valid with them (a private copy is checked), in what the running firewall differs from the
-# files otherwise (`running`), and what comes of it when firewalld loads it, in a network of its own (`load`). Its input
-# is {running, load, zones: {zone: interfaces}, files: {path below /etc/firewalld: text, or null when it goes}}.
+# files otherwise (`running`), and what comes of it when firewalld loads it, in a network of its own (`load`): its
+# rules, and what a reload deletes that it has not made. Its input is
+# {running, load, zones: {zone: interfaces}, files: {path below /etc/firewalld: text, or null when it goes}}.
 _SCRIPT = r"""
 import ctypes, json, os, re, select, shutil, signal, subprocess, sys, tempfile
 
@@ -205,27 +206,52 @@ def differences():
     live = (client.getAllChains(), client.getAllRules(), client.getAllPassthroughs())
     yield from compare(direct, dict(zip(kinds, live)), dict(zip(kinds, stored.export_config())))
 
-def run(argv, text=""):
+def call(argv, text=""):
     try:
-        done = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
+        done = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                universal_newlines=True)
     except FileNotFoundError:
-        return ""
-    said = done.communicate(text)[0]
-    return said if done.returncode == 0 else ""
+        return 127, "", ""
+    out, err = done.communicate(text)
+    return done.returncode, out, err
+
+def run(argv, text=""):
+    code, out, _err = call(argv, text)
+    return "" if code else out
+
+TABLES = ("iptables", "ip6tables", "ebtables")
+BASES = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "BROUTING")
+
+def chains(text):
+    # The chains of a listing in the format of iptables-save, and their rules, as (table, chain, rule); but not ours.
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        elif line.startswith((":", "-A ")) and "openagora" not in line:
+            words = line.lstrip(":").split()
+            if line.startswith("-A "):
+                yield table, words[1], line
+            elif words[0] not in BASES:
+                yield table, words[0], ""
 
 def loaded():
     libc = ctypes.CDLL(None, use_errno=True)
     # Ends with its parent.
     libc.prctl(1, signal.SIGKILL)
     sets = run(["ipset", "save"])
-    if libc.unshare(0x40000000):
-        return {"untried": "a private network cannot be made: " + os.strerror(ctypes.get_errno())}
-    run(["ipset", "restore"], sets)
-    conf = os.path.join(copy, "firewalld.conf")
+    saved = {command: call([command + "-save"]) for command in TABLES}
+    conf, text = os.path.join(copy, "firewalld.conf"), ""
     if os.path.exists(conf):
         with open(conf, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
-        # What nobody else may read or load again.
+    iptables = bool(re.search("(?m)^FirewallBackend=iptables", text))
+    if libc.unshare(0x40000000):
+        why = "a private network cannot be made: " + os.strerror(ctypes.get_errno())
+        return {"untried": why, "flushed": [] if iptables else [name for name in TABLES if saved[name][1]]}
+    run(["ipset", "restore"], sets)
+    if text:
+        # A table with an owner nobody else may load.
         with open(conf, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(re.sub("(?m)^NftablesTableOwner=.*", "NftablesTableOwner=no", text))
     from firewall import config
@@ -234,17 +260,30 @@ def loaded():
     firewall = Firewall()
     try:
         firewall.start()
+        marked = [command for command in TABLES if call([command, "-N", "openagora-try"])[0] == 0]
         firewall.reload()
     except (Exception, SystemExit) as error:
         return {"failed": " ".join(str(error).replace(copy, "/etc/firewalld").split())}
     for zone, interfaces in job["zones"].items():
         for interface in interfaces if zone in firewall.zone.get_zones() else ():
             firewall.zone.change_zone_of_interface(zone, interface)
+    own = {command: run([command + "-save"]) for command in TABLES}
+    flushed = [command for command in marked if ":openagora-try " not in own[command]]
+    others = {}
+    for command in flushed:
+        code, out, err = saved[command]
+        if code not in (0, 127):
+            others.setdefault(command + "-save fails", []).append(" ".join(err.split()))
+        made = set(chains(own[command]))
+        for table, chain, rule in chains(out):
+            if (table, chain, rule) not in made:
+                held = others.setdefault("{0} -t {1}".format(command, table), [])
+                held += [] if chain in held else [chain]
     tables = [line.split()[1:] for line in run(["nft", "list", "tables"]).splitlines()]
     texts = {" ".join(one): run(["nft", "-s", "list", "table"] + one) for one in tables if one[1:] == ["firewalld"]}
-    if not texts:
-        texts = {command: run([command + "-save"]) for command in ("iptables", "ip6tables")}
-    return {"rules": texts}
+    if iptables:
+        texts, flushed = {command: own[command] for command in ("iptables", "ip6tables")}, []
+    return {"rules": texts, "flushed": flushed, "others": others}
 
 def begin():
     reader, writer = os.pipe()
@@ -414,13 +453,17 @@ class Examined:
     """What firewalld makes of files before they count: why they are invalid, and what else a reload changes.
 
     `rules` are those that it then has in the kernel, by table of nft (`inet firewalld`) or command of iptables; none
-    where that was not asked, or could not be tried, for the reason `untried`.
+    where that was not asked, or could not be tried, for the reason `untried`. `flushed` are the commands (`iptables`)
+    whose rules a reload deletes, and that can put them back as they were; `others`: those among them that are not
+    firewalld's, as chains by table.
     """
 
     invalid: str = ""
     differences: tuple[str, ...] = ()
     untried: str = ""
     rules: t.Mapping[str, str] = field(default_factory=dict)
+    flushed: tuple[str, ...] = ()
+    others: t.Mapping[str, t.Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -504,11 +547,15 @@ class State:
 
 @dataclass(frozen=True)
 class Desired:
-    """What has to be there, in files and in words, and whether that takes a reload."""
+    """What has to be there, in files and in words, and whether that takes a reload, and what that deletes of others.
+
+    `flushed` are the commands whose rules it deletes (see `Examined`).
+    """
 
     files: dict[str, str]
     config: Config
     reload: bool
+    flushed: tuple[str, ...] = ()
 
 
 def _systemctl(host: Host) -> bool:
@@ -520,6 +567,30 @@ def _argv(interface: str, member: str, *arguments: str) -> tuple[str, ...]:
     """A call over D-Bus: firewall-cmd does the same, and takes 40 times as long to start."""
     call = ("busctl", "--json=short", "--auto-start=no", "--timeout=120", "call", _BUS, _OBJECT)
     return (*call, f"{_BUS}{interface}", member, *arguments)
+
+
+# Runs a reload that deletes the rules of some commands ($1), and puts them back.
+_KEEPING = """\
+commands=$1
+shift
+counters() { [ "$1" = ebtables ] || echo -c; }
+for command in $commands; do
+    text=$("$command-save" $(counters $command)) || exit 1
+    eval "kept_$command=\\$text"
+done
+"$@"
+code=$?
+for command in $commands; do
+    eval "text=\\$kept_$command"
+    [ -z "$text" ] || printf '%s\\n' "$text" | "$command-restore" $(counters $command) || code=1
+done
+exit $code
+"""
+
+
+def _reload(flushed: tuple[str, ...]) -> tuple[str, ...]:
+    keeping = ("/bin/sh", "-c", _KEEPING, "sh", " ".join(flushed)) if flushed else ()
+    return (*keeping, *_argv("", "reload"))
 
 
 def _ask(host: Host, interface: str, member: str, *arguments: str) -> t.Any:
@@ -757,7 +828,14 @@ def _examine(
     found = json.loads(outcome.out)
     came = found["loaded"]
     untried = came.get("untried") or came.get("failed", "")
-    return Examined(found["invalid"], tuple(found["differences"]), untried, came.get("rules", {}))
+    return Examined(
+        invalid=found["invalid"],
+        differences=tuple(found["differences"]),
+        untried=untried,
+        rules=came.get("rules", {}),
+        flushed=tuple(came.get("flushed", ())),
+        others=came.get("others", {}),
+    )
 
 
 # A chain of one of our policies as nft lists it, and the lines of iptables-save that say the same.
@@ -1174,8 +1252,9 @@ class Firewalld:
                 "firewalld runs, and its rules are gone from the kernel (after nft flush ruleset, say), so nothing "
                 "that it says is in force; systemctl restart firewalld, then run again"
             )
+        found = Examined()
         if reload or mine != files:
-            found = state.examine({**dict.fromkeys(mine), **files}, running=reload)
+            found = state.examine({**dict.fromkeys(mine), **files}, running=reload, load=reload)
             if found.invalid:
                 raise BackendError(
                     f"firewalld refuses the configuration with our files in it: {found.invalid}; see "
@@ -1187,7 +1266,16 @@ class Firewalld:
                     f"{'; '.join(found.differences)}. To keep what is in force: firewall-cmd --runtime-to-permanent. "
                     "To take what is written: firewall-cmd --reload. Then run again"
                 )
-        return Desired(files, Config(policies, ports), reload)
+            # What takes ours away has to work; it puts theirs back, where that can be done.
+            if found.others and (wanted_here or not found.flushed):
+                chains = "; ".join(f"{table}: {', '.join(held)}" for table, held in found.others.items())
+                raise BackendError(
+                    "firewalld has to be reloaded for this, and a reload of this firewalld deletes the rules of others "
+                    f"in iptables: {chains}. Stop the programs that have put them there, take away what they leave "
+                    "(firewall-cmd --reload does), run this again, then start them; to change the SDKs later takes no "
+                    "reload"
+                )
+        return Desired(files, Config(policies, ports), reload, found.flushed)
 
     def plan(self, state: State, desired: Desired) -> tuple[Step, ...]:
         """One step: the files, and then a reload, or what the policies allow in the running firewall."""
@@ -1210,7 +1298,7 @@ class Firewalld:
             do.append(Command(("systemctl", "daemon-reload")))
             undo.append(do[-1])
         if desired.reload:
-            reload = Command(_argv("", "reload"))
+            reload = Command(_reload(desired.flushed))
             do.append(reload)
             undo.append(reload)
             how.append("reload")

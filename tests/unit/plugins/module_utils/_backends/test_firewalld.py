@@ -28,6 +28,7 @@ from ansible_collections.openagora.firewall.plugins.module_utils._backends.firew
 from ansible_collections.openagora.firewall.plugins.module_utils._compile import Request, compile_request
 from ansible_collections.openagora.firewall.plugins.module_utils._model.lockdown import parse_lockdown
 from ansible_collections.openagora.firewall.plugins.module_utils._model.rules import Passage, RuleSet, Side, parse_rules
+from netns import NetnsHost
 
 if t.TYPE_CHECKING:
     from ansible_collections.openagora.firewall.plugins.module_utils._backends.contract import Action
@@ -102,6 +103,9 @@ class FakeHost:
         return path in self.files
 
     def run(self, argv: t.Sequence[str], *, stdin: str | None = None) -> Outcome:
+        if argv[:2] == ("/bin/sh", "-c"):
+            # What puts back the rules of others after a reload.
+            argv = argv[5:]
         if argv[0] == "systemctl":
             return Outcome(0 if self.running else 3, "", "")
         if argv[0] == "find":
@@ -116,7 +120,8 @@ class FakeHost:
         if argv[0] != "busctl":
             self.asked.append(json.loads(stdin or ""))
             self.python = argv[0]
-            return Outcome(0, json.dumps(self.examined), "")
+            answer = self.examined if self.asked[-1]["load"] else {**self.examined, "loaded": {}}
+            return Outcome(0, json.dumps(answer), "")
         if "get-property" in argv:
             return Outcome(0, f"{self.state}\n", "")
         member, *arguments = argv[argv.index("call") + 4 :]
@@ -360,6 +365,77 @@ def test_what_a_step_does_to_traffic(host: FakeHost) -> None:
     # Stored only: no rule changes.
     host.running = False
     assert [step.traffic for step in host.plan(rules_of("native"))] == [None]
+
+
+BANS = {"iptables -t filter": ["f2b", "INPUT"], "ip6tables -t nat": ["PREROUTING"]}
+
+
+def test_a_reload_that_deletes_what_others_have_in_iptables(host: FakeHost) -> None:
+    """Refused; a change of SDKs takes none, and what takes ours away puts theirs back in the same step."""
+    loaded = host.examined["loaded"]
+    loaded.update(flushed=["iptables", "ip6tables"], others=BANS)
+    named = r"iptables -t filter: f2b, INPUT; ip6tables -t nat: PREROUTING\. Stop the programs"
+    with pytest.raises(BackendError, match=named):
+        host.plan(rules_of("web"))
+    assert host.asked[-1]["load"]
+    assert not host.ours()
+    loaded["others"] = {}
+    (step,) = host.plan(rules_of("recording"))
+    host.carry_out([step])
+    loaded["others"] = BANS
+    host.asked.clear()
+    host.carry_out(host.plan(rules_of("web", "recording")))
+    assert [asked["load"] for asked in host.asked] == [False]
+    # Ports of a service, a mode.
+    with pytest.raises(BackendError, match=named):
+        host.plan(rules_of("web", "recording", recording_port_ranges=["50000-50100"]))
+    with pytest.raises(BackendError, match=named):
+        host.plan(replace(rules_of("web"), lockdown=parse_lockdown([], forward=False, log=False)))
+    (gone,) = host.plan(RuleSet())
+    keeping = ("/bin/sh", "-c", firewalld._KEEPING, "sh", "iptables ip6tables", *firewalld._argv("", "reload"))
+    for actions in (step.do, step.undo, step.rollback, gone.do, gone.undo):
+        assert [action.argv for action in actions if isinstance(action, Command)] == [keeping]
+    host.carry_out([gone])
+    assert not host.live.policies
+    # One that keeps what is not its own.
+    loaded.update(flushed=[], others={})
+    (step,) = host.plan(rules_of("web"))
+    assert [action.argv for action in step.do if isinstance(action, Command)] == [firewalld._argv("", "reload")]
+
+
+def test_where_they_cannot_be_put_back_nothing_is_taken_away(host: FakeHost) -> None:
+    """With FirewallBackend=iptables they stand among firewalld's own."""
+    host.apply(rules_of("web"))
+    host.examined["loaded"].update(flushed=[], others=BANS)
+    with pytest.raises(BackendError, match=r"iptables -t filter: f2b, INPUT"):
+        host.plan(RuleSet())
+
+
+FLUSH = "for command in iptables ip6tables ebtables; do $command -F; $command -X; done; iptables -t nat -F; exit 3"
+
+
+@pytest.mark.kernel
+def test_what_a_reload_deletes_is_put_back() -> None:
+    """By packets counted and in order, whether the reload fails or not; none of it when it cannot be read."""
+    with NetnsHost() as host:
+        host.sh(
+            "iptables -N f2b; iptables -A f2b -s 203.0.113.9 -j DROP; iptables -I INPUT 1 -j f2b;"
+            "iptables -P FORWARD DROP; iptables -A OUTPUT -d 203.0.113.8 -j REJECT;"
+            "iptables -t nat -A PREROUTING -p tcp --dport 80 -j REDIRECT;"
+            "ip6tables -A INPUT -s 2001:db8::9 -c 7 700 -j DROP; ebtables -A FORWARD -s 02:00:00:00:00:01 -j DROP"
+        )
+        save = "for command in iptables ip6tables; do $command-save -c; done | grep -v ^#; ebtables-save | grep -v ^#"
+        before = host.sh(save)
+        reload = ("sh", "-c", FLUSH)
+        names = "iptables ip6tables ebtables"
+        done = host.run(["/bin/sh", "-c", firewalld._KEEPING, "sh", names, *reload])
+        assert (done.code, done.err) == (3, "")
+        assert host.sh(save) == before
+        host.stand_in("ip6tables-save", "echo cannot be read >&2; exit 1")
+        done = host.run(["/bin/sh", "-c", firewalld._KEEPING, "sh", names, *reload])
+        assert (done.code, done.err) == (1, "cannot be read\n")
+        Path(host.path("/usr/local/sbin/ip6tables-save")).unlink()
+        assert host.sh(save) == before
 
 
 def test_what_was_edited_is_told(host: FakeHost) -> None:
