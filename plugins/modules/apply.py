@@ -72,9 +72,10 @@ options:
         rules. It is refused when a new connection with the same ends comes about there before the plan and not after
         it. That takes about 0.2 seconds (with firewalld, which makes its rules there itself, 0.6), and the capabilities
         that module M(openagora.firewall.proof) needs. Where it cannot be tried it is refused, too.
-      - A reload of firewalld that would activate what is written and was never loaded is refused in any case, and so is
-        one that would delete the rules of others in iptables (firewalld 1.3 and older, and newer ones with direct rules).
-        O(state=absent) and the undo of a change put these back in the same step.
+      - A reload of firewalld that would activate what is written and was never loaded is refused in any case. So is one
+        that fails in a private copy, and one that would delete the rules of others in iptables (firewalld 1.3 and older
+        does that, and newer ones with direct rules). O(state=absent) and the undo of a change put these back in the
+        same step.
     type: bool
     default: true
   backend:

@@ -28,6 +28,9 @@ OTHERS = (
 )
 THEIRS = "for i in iptables ip6tables; do $i-save | grep -v '^[#:]'; done"
 
+# What takes a reload when other SDKs are there: other ports of a service.
+MOVED: dict[str, t.Any] = {"sdks": ["recording"], "recording_port_ranges": ["50000-50100"]}
+
 ONCE = "[ -e /run/once ] || { touch /run/once; echo refused >&2; exit 1; }"
 
 
@@ -97,6 +100,24 @@ class TestErrors(suite.TestErrors):
         target.run("echo '<zone><nonsense/></zone>' >/etc/firewalld/zones/broken.xml")
         assert "firewall-offline-cmd --check-config" in target.refused(sdks=["web"])
 
+    def test_a_configuration_that_cannot_be_loaded(self, target: Target) -> None:
+        """firewalld finds nothing wrong with it, and would be left without its rules: nor is a reload advised."""
+        target.reset()
+        target.apply("web")
+        rule = '<rule ipv="ipv4" table="filter" chain="INPUT" priority="0">-m nosuch -j DROP</rule>'
+        target.run(f"echo '<direct>{rule}</direct>' >/etc/firewalld/direct.xml")
+        try:
+            target.run("firewall-offline-cmd --check-config")
+            for options in (MOVED, {"state": "absent"}):
+                message = target.refused(**options)
+                assert "cannot load it" in message
+                assert "nosuch" in message
+                assert "--reload" not in message
+            target.apply("native")
+            target.assert_open("native")
+        finally:
+            target.run("rm /etc/firewalld/direct.xml")
+
 
 class TestEdits:
     """A file of ours edited by hand is shown, line by line, and put right."""
@@ -143,7 +164,6 @@ class TestReload:
         finally:
             target.run("ip link delete docker9")
 
-
     def test_rules_of_others_in_iptables(self, target: Target) -> None:
         """A firewalld that deletes them is not reloaded beside them; what takes ours away puts them back."""
         target.reset()
@@ -163,7 +183,7 @@ class TestReload:
             target.apply("web")
             target.apply("native")
             if not spares:
-                assert "f2b-sshd" in target.refused(sdks=["web"], mode="lockdown")
+                assert "f2b-sshd" in target.refused(**MOVED)
             # Undone, and then done.
             with target.commands_that(ONCE, "busctl", when="*reload*"):
                 assert "refused" in target.refused(state="absent")

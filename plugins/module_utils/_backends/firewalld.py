@@ -263,7 +263,7 @@ def loaded():
         marked = [command for command in TABLES if call([command, "-N", "openagora-try"])[0] == 0]
         firewall.reload()
     except (Exception, SystemExit) as error:
-        return {"failed": " ".join(str(error).replace(copy, "/etc/firewalld").split())}
+        return {"failed": " ".join(str(error).replace(copy, "/etc/firewalld").split()).rstrip(".")}
     for zone, interfaces in job["zones"].items():
         for interface in interfaces if zone in firewall.zone.get_zones() else ():
             firewall.zone.change_zone_of_interface(zone, interface)
@@ -453,7 +453,8 @@ class Examined:
     """What firewalld makes of files before they count: why they are invalid, and what else a reload changes.
 
     `rules` are those that it then has in the kernel, by table of nft (`inet firewalld`) or command of iptables; none
-    where that was not asked, or could not be tried, for the reason `untried`. `flushed` are the commands (`iptables`)
+    where that was not asked, could not be tried, for the reason `untried`, or where it does not load them, for the
+    reason `failed`. `flushed` are the commands (`iptables`)
     whose rules a reload deletes, and that can put them back as they were; `others`: those among them that are not
     firewalld's, as chains by table.
     """
@@ -461,6 +462,7 @@ class Examined:
     invalid: str = ""
     differences: tuple[str, ...] = ()
     untried: str = ""
+    failed: str = ""
     rules: t.Mapping[str, str] = field(default_factory=dict)
     flushed: tuple[str, ...] = ()
     others: t.Mapping[str, t.Sequence[str]] = field(default_factory=dict)
@@ -809,9 +811,16 @@ def _as_allowed(path: str, before: str, after: str) -> str:
     return texts[0] if texts else after
 
 
+def _python(host: Host) -> str:
+    """firewalld is written in Python: the interpreter that runs it has its packages."""
+    first = (host.read(host.which("firewall-offline-cmd") or "") or "").partition("\n")[0]
+    words = first[2:].split() if first.startswith("#!") else []
+    return words[0] if words else "/usr/bin/python3"
+
+
 def _examine(
     host: Host,
-    python: tuple[str, ...],
+    python: str,
     zones: dict[str, Zone],
     files: t.Mapping[str, str | None],
     *,
@@ -822,16 +831,16 @@ def _examine(
     below = {path[len(_ETC) + 1 :]: text for path, text in files.items() if path.startswith(f"{_ETC}/")}
     bound = {name: zone.interfaces for name, zone in zones.items() if zone.interfaces}
     job = {"running": running, "load": load, "zones": bound, "files": below}
-    outcome = host.run([*python, "-I", "-c", _SCRIPT], stdin=json.dumps(job))
+    outcome = host.run([python, "-I", "-c", _SCRIPT], stdin=json.dumps(job))
     if outcome.code != 0:
         raise BackendError(f"firewalld's configuration cannot be checked: {outcome.err.strip()}")
     found = json.loads(outcome.out)
     came = found["loaded"]
-    untried = came.get("untried") or came.get("failed", "")
     return Examined(
         invalid=found["invalid"],
         differences=tuple(found["differences"]),
-        untried=untried,
+        untried=came.get("untried", ""),
+        failed=came.get("failed", ""),
         rules=came.get("rules", {}),
         flushed=tuple(came.get("flushed", ())),
         others=came.get("others", {}),
@@ -846,7 +855,7 @@ _SAVED = re.compile(r"^(?::|-A )\S*_openagora-\S* .*\n", re.MULTILINE)
 def _as_loaded(examined: Examined, *, reload: bool) -> tuple[Command, ...]:
     """What brings a private copy of the rules to those that firewalld makes: all of its own, or our policies alone."""
     if not examined.rules:
-        raise BackendError(f"firewalld's rules cannot be tried: {examined.untried}")
+        raise BackendError(f"firewalld's rules cannot be tried: {examined.failed or examined.untried}")
     commands = []
     for name, text in examined.rules.items():
         if name in ("iptables", "ip6tables"):
@@ -1180,8 +1189,11 @@ class Firewalld:
             state = host.run(["busctl", "--auto-start=no", "get-property", _BUS, _OBJECT, _BUS, "state"])
             if state.out.strip() != 's "RUNNING"':
                 said = state.err.strip() or state.out.strip()
+                why = _examine(host, _python(host), {}, {}, load=True).failed
+                said += f": it cannot load its configuration: {why}" if why else ""
+                remedy = "that right, then" if why else "it right with"
                 raise BackendError(
-                    f"firewalld is not in running state ({said}); see journalctl -u firewalld, put it right with "
+                    f"firewalld is not in running state ({said}); see journalctl -u firewalld, put {remedy} "
                     "firewall-cmd --reload or systemctl restart firewalld, then run again"
                 )
             if _ask(host, "", "queryPanicMode"):
@@ -1196,9 +1208,6 @@ class Firewalld:
             live, ahead = _read_live(host, names) if capable else (Config({}, {}), ())
         else:
             zones, default = _read_zones(host)
-        # firewalld is written in Python: the interpreter that runs it has its packages.
-        first = (host.read(host.which("firewall-offline-cmd") or "") or "").partition("\n")[0]
-        python = (first[2:].split() or ["/usr/bin/python3"])[:1] if first.startswith("#!") else ["/usr/bin/python3"]
         kernel = _read_kernel(host) if live else None
         return State(
             live=live,
@@ -1214,7 +1223,7 @@ class Firewalld:
             systemd=host.exists("/run/systemd/system"),
             knows_mld=host.exists(f"{_LIB}/icmptypes/{_MLD[0]}.xml"),
             ahead=ahead,
-            examine=functools.partial(_examine, host, tuple(python), zones),
+            examine=functools.partial(_examine, host, _python(host), zones),
         )
 
     def render(self, rules: RuleSet, state: State) -> Desired:
@@ -1259,6 +1268,11 @@ class Firewalld:
                 raise BackendError(
                     f"firewalld refuses the configuration with our files in it: {found.invalid}; see "
                     "firewall-offline-cmd --check-config, put it right, then run again"
+                )
+            if found.failed:
+                raise BackendError(
+                    f"firewalld accepts the configuration and cannot load it: {found.failed}. A reload, which this "
+                    "needs, would leave none of its rules in force; put that right, then run again"
                 )
             if found.differences:
                 raise BackendError(

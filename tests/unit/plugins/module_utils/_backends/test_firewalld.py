@@ -411,6 +411,104 @@ def test_where_they_cannot_be_put_back_nothing_is_taken_away(host: FakeHost) -> 
         host.plan(RuleSet())
 
 
+@pytest.mark.parametrize("rules", [rules_of("web", "recording"), RuleSet()], ids=["more", "absent"])
+def test_what_cannot_be_loaded_is_not_reloaded(host: FakeHost, rules: RuleSet) -> None:
+    """Nor is a reload advised; a change at run time goes on."""
+    host.apply(rules_of("web"))
+    loaded = host.examined["loaded"]
+    host.examined.update(loaded={"failed": "COMMAND_FAILED: Direct: no such match"}, differences=["zone public loses"])
+    ports = {"recording_port_ranges": ["50000-50100"]} if rules.rules else {}
+    with pytest.raises(BackendError, match=r"cannot load it: COMMAND_FAILED: Direct: no such match\. ") as error:
+        host.plan(rules_of("web", "recording", **ports) if ports else rules)
+    assert "--reload" not in str(error.value)
+    assert [(asked["running"], asked["load"]) for asked in host.asked][-1] == (True, True)
+    host.examined["differences"] = []
+    host.apply(rules_of("native"))
+    # Where it has been reloaded all the same, this is why it does not run.
+    host.state = 's "FAILED"'
+    with pytest.raises(
+        BackendError, match=r"FAILED\": it cannot load .*no such match\); .* put that right, then firewall"
+    ):
+        host.plan(rules_of("web"))
+    host.examined["loaded"] = loaded
+    with pytest.raises(BackendError, match="put it right with firewall-cmd --reload"):
+        host.plan(rules_of("web"))
+
+
+# What the script finds in place of firewalld: its settings, and what it does when it starts and is loaded anew.
+STAND_IN = """
+import os, re, subprocess, sys, time
+from firewall import config
+sh = lambda script: subprocess.run(["sh", "-ec", script], check=True)
+class Zones:
+    def get_zones(self):
+        return ["public"]
+    def change_zone_of_interface(self, zone, interface):
+        sh("nft add rule inet firewalld input iifname " + interface + " accept")
+class Firewall:
+    zone = Zones()
+    def start(self):
+        assert "NftablesTableOwner=no" in open(config.path + "/firewalld.conf").read()
+        assert os.path.exists(config.path + "/services/openagora-web.xml")
+        sh("nft add table inet firewalld; nft 'add chain inet firewalld input { type filter hook input priority 0; }'")
+        sh("! command -v ipset || ipset list theirs; iptables -A INPUT -p tcp --dport 99 -j DROP")
+    def reload(self):
+        RELOAD
+"""
+FLUSHES = 'sh("for i in iptables ip6tables; do $i -F; $i -X; done; iptables -A INPUT -p tcp --dport 99 -j DROP")'
+LOADED = {
+    "rules": {
+        "inet firewalld": "table inet firewalld {\n\tchain input {\n\t\ttype filter hook input priority filter; "
+        'policy accept;\n\t\tiifname "eth0" accept\n\t}\n}\n'
+    }
+}
+OTHERS = {"iptables -t filter": ["f2b", "INPUT"], "iptables -t nat": ["PREROUTING"], "ip6tables -t filter": ["OUTPUT"]}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("reload", "came"),
+    [
+        ("pass", {**LOADED, "flushed": [], "others": {}}),
+        (FLUSHES, {**LOADED, "flushed": ["iptables", "ip6tables"], "others": OTHERS}),
+        (
+            'raise ValueError("in " + config.path + "/x.xml:\\n it is no match.")',
+            {"failed": "in /etc/firewalld/x.xml: it is no match"},
+        ),
+        ("sys.exit(254)", {"failed": "254"}),
+        ("os._exit(1)", {"failed": "it ends while it loads it"}),
+        ("time.sleep(600)", {"failed": "it has not loaded it within 60 seconds"}),
+    ],
+    ids=["spares", "flushes", "fails", "exits", "ends", "hangs"],
+)
+def test_the_trial_in_a_network_of_its_own(reload: str, came: dict[str, t.Any]) -> None:
+    """What it makes of files, and what of others it deletes; of the host nothing changes."""
+    with NetnsHost() as host:
+        host.put("/etc/firewalld/firewalld.conf", "NftablesTableOwner=yes\n")
+        host.put("/run/lib/firewall/__init__.py", "")
+        host.put(
+            "/run/lib/firewall/config.py", "path = ''\ndef set_system_config_paths(to):\n    global path; path = to\n"
+        )
+        host.put("/run/lib/firewall/core/__init__.py", "")
+        host.put("/run/lib/firewall/core/fw.py", STAND_IN.replace("RELOAD", reload))
+        host.stand_in("firewall-offline-cmd", "exit 0")
+        host.sh("! command -v ipset || ipset create theirs hash:ip")
+        host.sh(
+            "iptables -N f2b; iptables -A f2b -s 203.0.113.9 -j DROP; iptables -I INPUT 1 -j f2b;"
+            "iptables -N openagora-x; iptables -A INPUT -p tcp --dport 99 -j DROP;"
+            "iptables -t nat -A PREROUTING -p tcp --dport 80 -j REDIRECT; ip6tables -A OUTPUT -d 2001:db8::9 -j REJECT"
+        )
+        before = host.listing(), sorted(Path(host.path("/tmp")).glob("openagora-*"))
+        job = {"running": False, "load": True, "zones": {"public": ["eth0"], "gone": ["eth1"]}}
+        files = {"services/openagora-web.xml": "<service/>"}
+        script = firewalld._SCRIPT.replace("[], 60)", "[], 3)")
+        argv = ["env", "PYTHONPATH=/run/lib", "PYTHONDONTWRITEBYTECODE=1", "python3", "-c", script]
+        done = host.run(argv, stdin=json.dumps({**job, "files": files}))
+        assert done.code == 0, done.err
+        assert json.loads(done.out) == {"invalid": "", "differences": [], "loaded": came}
+        assert (host.listing(), sorted(Path(host.path("/tmp")).glob("openagora-*"))) == before
+
+
 FLUSH = "for command in iptables ip6tables ebtables; do $command -F; $command -X; done; iptables -t nat -F; exit 3"
 
 
